@@ -1,0 +1,99 @@
+"""The tree of errors. Every error has a stable `code` that clients may rely on.
+
+    NerServiceError
+    ├── CallerError                  the caller can mend it
+    │   ├── InvalidTextError         invalid_text          not Unicode text (a lone surrogate)
+    │   ├── TextTooLongError         text_too_long         over a limit that the caller knows
+    │   ├── TooManyCandidatesError   too_many_candidates   a threshold so low that nearly every span is an answer
+    │   ├── UnknownLabelError        unknown_label         a label that the model does not have
+    │   ├── DataError                invalid_data          a data file: names file, line, what was found and expected
+    │   ├── ConfigError              invalid_config        a run or manifest: names the key, what was found and expected
+    │   └── BundleError              invalid_bundle        a model folder that is incomplete, altered or of another format
+    └── ServiceError                 ours; the caller may try again
+        └── InferenceError           inference_failed      the model failed on this item
+
+HTTP has its own errors on top of these; they stand in `serving`, the only room that knows status codes.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+
+class NerServiceError(Exception):
+    """Root of all errors raised on purpose."""
+
+    code: ClassVar[str] = "error"
+
+
+class CallerError(NerServiceError):
+    """The caller's fault: the same call fails again."""
+
+    code = "caller_error"
+
+
+class InvalidTextError(CallerError):
+    """The text is not well-formed Unicode."""
+
+    code = "invalid_text"
+
+
+class TextTooLongError(CallerError):
+    """The text is over a limit."""
+
+    code = "text_too_long"
+
+
+class TooManyCandidatesError(CallerError):
+    """A window has more spans above the threshold than the model may emit."""
+
+    code = "too_many_candidates"
+
+
+class UnknownLabelError(CallerError):
+    """A label was named that the model does not have."""
+
+    code = "unknown_label"
+
+    def __init__(self, label: str, known: tuple[str, ...]) -> None:
+        super().__init__(f"unknown label {label!r}; the model knows: {', '.join(known)}")
+        self.label = label
+        self.known = known
+
+
+class DataError(CallerError):
+    """A data file holds something that cannot be read as annotated text."""
+
+    code = "invalid_data"
+
+    def __init__(self, path: Path | str, line: int | None, detail: str) -> None:
+        where = str(path) if line is None else f"{path}:{line}"
+        super().__init__(f"{where}: {detail}")
+        self.path = Path(path)
+        self.line = line
+        self.detail = detail
+
+
+class ConfigError(CallerError):
+    """A configuration value is missing, unknown or of the wrong kind."""
+
+    code = "invalid_config"
+
+
+class BundleError(CallerError):
+    """A model folder cannot be trusted or understood."""
+
+    code = "invalid_bundle"
+
+
+class ServiceError(NerServiceError):
+    """Our fault: the call was right."""
+
+    code = "service_error"
+
+
+class InferenceError(ServiceError):
+    """The model failed on an item."""
+
+    code = "inference_failed"
