@@ -1,0 +1,95 @@
+"""What a model is made of, as frozen records that go into the manifest and come from it. Knows no tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoFormerConfig:
+    """RoFormer: BERT's post-LayerNorm encoder with rotary positions in place of position embeddings.
+
+    Source: Su et al., RoFormer (arXiv 2104.09864). Field by field as Hugging Face's `RoFormerConfig`.
+    """
+
+    kind: Literal["roformer"] = "roformer"
+    vocab_size: int
+    embedding_size: int | None = None
+    hidden_size: int
+    num_layers: int
+    num_heads: int
+    intermediate_size: int
+    activation: Literal["gelu", "relu"] = "gelu"
+    dropout: float = 0.1
+    attention_dropout: float = 0.1
+    num_token_types: int = 2
+    layer_norm_eps: float = 1e-12
+    rotary_value: bool = False
+
+    def __post_init__(self) -> None:
+        _check_heads(self.hidden_size, self.num_heads)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoFormerV2Config:
+    """RoFormerV2: no bias anywhere, RMSNorm without gain, ReLU.
+
+    Source: kexue.fm/archives/8998.
+    """
+
+    kind: Literal["roformer_v2"] = "roformer_v2"
+    vocab_size: int
+    hidden_size: int
+    num_layers: int
+    num_heads: int
+    intermediate_size: int
+    dropout: float = 0.1
+    attention_dropout: float = 0.1
+    num_token_types: int = 2
+    layer_norm_eps: float = 1e-12
+
+    def __post_init__(self) -> None:
+        _check_heads(self.hidden_size, self.num_heads)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HuggingFaceConfig:
+    """Any encoder that transformers' `AutoModel` can build: its `model_type` and the rest of its `config.json`."""
+
+    kind: Literal["huggingface"] = "huggingface"
+    model_type: str
+    config: Mapping[str, object] = field(default_factory=dict)
+
+
+EncoderConfig = RoFormerConfig | RoFormerV2Config | HuggingFaceConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeadConfig:
+    """The pointer head that scores spans. `rotary` off leaves it blind to the distance of start and end."""
+
+    kind: Literal["global_pointer", "efficient_global_pointer"] = "efficient_global_pointer"
+    head_size: int = 64
+    rotary: bool = True
+
+    def __post_init__(self) -> None:
+        if self.head_size % 2:
+            raise ValueError(f"head_size is {self.head_size}, expected an even number: rotary positions turn pairs")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelConfig:
+    """An encoder and the head on top of it."""
+
+    encoder: EncoderConfig
+    head: HeadConfig
+
+
+def _check_heads(hidden_size: int, num_heads: int) -> None:
+    if hidden_size % num_heads or (hidden_size // num_heads) % 2:
+        raise ValueError(
+            f"hidden_size {hidden_size} over num_heads {num_heads}: expected heads of one even width, "
+            "rotary positions turn pairs of channels"
+        )

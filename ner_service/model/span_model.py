@@ -1,0 +1,80 @@
+"""SpanModel = encoder + head: a batch of token ids to scores of spans.
+
+Knows no text, no label's name, no threshold's meaning. Shapes: B rows, L tokens, C labels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from ner_service.model.batch import Batch, PaddingMask, pack, pad
+from ner_service.model.config import ModelConfig
+from ner_service.model.encoders import Encoder, build_encoder, packs
+from ner_service.model.heads import Cells, build_head, candidates, scores
+
+
+class SpanModel(nn.Module):
+    """Scores every span of every text for every label."""
+
+    def __init__(self, config: ModelConfig, num_labels: int) -> None:
+        super().__init__()
+        self.config = config
+        self.num_labels = num_labels
+        self.encoder = build_encoder(config.encoder)
+        self.head = build_head(cast(Encoder, self.encoder).hidden_size, num_labels, config.head)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """scores_BCLL in fp32 or wider, for training.
+
+        Raises:
+            TypeError: the batch is packed; a grid needs one text a row.
+        """
+        if not isinstance(batch.mask, PaddingMask):
+            raise TypeError("a grid of scores needs a padded batch")
+        projection = self.head.project(self.encoder(batch), batch.position_BL)
+        grid = scores(projection, batch.valid_BL())
+        return grid if grid.dtype == torch.float64 else grid.float()
+
+    def candidates(self, batch: Batch, inner: Sequence[Tensor], cutoffs: Tensor) -> list[Cells]:
+        """For each text the cells above its cut-offs [B, C], among the token indices `inner[b]` of the text.
+
+        Cells of a text do not depend on its neighbours: the head sees one text at a time.
+        """
+        texts = batch.texts(self.encoder(batch))
+        positions = batch.texts(batch.position_BL)
+        return [
+            self._candidates_of_text(hidden_LD, position_L, tokens, cutoff_C)
+            for hidden_LD, position_L, tokens, cutoff_C in zip(texts, positions, inner, cutoffs, strict=True)
+        ]
+
+    def _candidates_of_text(self, hidden_LD: Tensor, position_L: Tensor, tokens: Tensor, cutoff_C: Tensor) -> Cells:
+        projection = self.head.project(hidden_LD[None, tokens], position_L[None, tokens])
+        cells = candidates(projection, cutoff_C)
+        return Cells(cells.label_N, tokens[cells.start_N], tokens[cells.end_N], cells.score_N)
+
+    def batch(self, token_ids: Sequence[Sequence[int]], pad_id: int, device: torch.device) -> Batch:
+        """The layout that suits encoder and device: packed on a CPU, padded on a GPU or for a foreign encoder."""
+        if device.type == "cpu" and packs(self.config.encoder):
+            return pack(token_ids, device)
+        return pad(token_ids, pad_id, device)
+
+
+def build_model(config: ModelConfig, num_labels: int) -> SpanModel:
+    """A model with random weights, drawn from torch's global generator: N(0, 0.02) as in BERT."""
+    model = SpanModel(config, num_labels)
+    for module in model.modules():
+        if isinstance(module, nn.Linear | nn.Embedding) and not _is_foreign(module, model):
+            nn.init.normal_(module.weight, std=0.02)
+        if isinstance(module, nn.Linear) and module.bias is not None and not _is_foreign(module, model):
+            nn.init.zeros_(module.bias)
+    return model
+
+
+def _is_foreign(module: nn.Module, model: SpanModel) -> bool:
+    """Whether transformers has initialised the module already."""
+    foreign = getattr(model.encoder, "model", None)
+    return foreign is not None and any(module is part for part in foreign.modules())
