@@ -1,0 +1,101 @@
+"""JSON Lines: one document a line, `{"id", "text", "entities": [{"start", "end", "label"}]}`.
+
+Offsets are code points, end exclusive. Optional: `id`, `entities`, `annotated` (the labels that the annotators looked
+for), in an entity `score` and `text` (its mention, checked). Any other key of a document is metadata.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from ner_service.formats.checks import check_entity, check_text, expect, in_order, parse_json, refuse, take
+from ner_service.formats.lines import Line, read_lines, write_lines
+from ner_service.types import Document, Entity
+
+_KEYS = ("id", "text", "entities", "annotated")
+
+
+def read(path: Path) -> Iterator[Document]:
+    """The documents of a file; empty lines are skipped.
+
+    Raises:
+        DataError: names the line, what was found and what was expected.
+    """
+    for line in read_lines(path):
+        if line.text.strip():
+            yield _document(line, parse_json(line, dict))
+
+
+def write(documents: Iterable[Document], path: Path) -> None:
+    """Write documents; a metadata key named like one of the format's own cannot be written.
+
+    Raises:
+        DataError: names the document.
+    """
+    write_lines(path, (_line(path, index, document) for index, document in enumerate(documents)))
+
+
+def _document(line: Line, record: dict[str, Any]) -> Document:
+    text = check_text(line, take(line, record, "text", str))
+    items = expect(line, record.get("entities") or [], list, "entities")
+    entities = in_order(_entity(line, text, item, f"entities[{index}]") for index, item in enumerate(items))
+    return Document(
+        text=text,
+        entities=entities,
+        id=_identifier(line, record.get("id")),
+        annotated=_annotated(line, record.get("annotated"), entities),
+        metadata={key: value for key, value in record.items() if key not in _KEYS},
+    )
+
+
+def _entity(line: Line, text: str, item: object, where: str) -> Entity:
+    record = expect(line, item, dict, where)
+    start = take(line, record, "start", int, where)
+    end = take(line, record, "end", int, where)
+    label = take(line, record, "label", str, where)
+    score = record.get("score")
+    if score is not None:
+        score = float(expect(line, score, int if isinstance(score, int) else float, f"{where}.score"))
+    mention = expect(line, record["text"], str, f"{where}.text") if "text" in record else None
+    return check_entity(line, text, Entity(start, end, label, score), where, mention)
+
+
+def _identifier(line: Line, value: object) -> str | None:
+    if value is None:
+        return None
+    return str(value) if type(value) is int else expect(line, value, str, "id")
+
+
+def _annotated(line: Line, value: object, entities: tuple[Entity, ...]) -> frozenset[str] | None:
+    if value is None:
+        return None
+    items = expect(line, value, list, "annotated")
+    labels = frozenset(expect(line, item, str, f"annotated[{index}]") for index, item in enumerate(items))
+    for entity in entities:
+        if entity.label not in labels:
+            raise line.error(f"annotated: found an entity {entity.label!r}, expected only {sorted(labels)}")
+    return labels
+
+
+def _line(path: Path, index: int, document: Document) -> str:
+    clash = [key for key in document.metadata if key in _KEYS]
+    if clash:
+        raise refuse(path, index, f"found metadata {clash[0]!r}, expected other keys than {', '.join(_KEYS)}")
+    record: dict[str, object] = {} if document.id is None else {"id": document.id}
+    record |= {"text": document.text, "entities": [_item(entity) for entity in document.entities]}
+    if document.annotated is not None:
+        record["annotated"] = sorted(document.annotated)
+    try:
+        line = json.dumps(record | dict(document.metadata), ensure_ascii=False)
+        line.encode("utf-8")
+    except (TypeError, ValueError) as error:
+        raise refuse(path, index, f"found {error}, expected Unicode text and JSON values") from None
+    return line
+
+
+def _item(entity: Entity) -> dict[str, object]:
+    item: dict[str, object] = {"start": entity.start, "end": entity.end, "label": entity.label}
+    return item if entity.score is None else item | {"score": entity.score}

@@ -1,0 +1,91 @@
+r"""Lines of text files, plain or gzipped: strict reading, atomic writing. Knows no format.
+
+A byte order mark is skipped, "\n" and "\r\n" both end a line, anything that is not UTF-8 is refused.
+"""
+
+from __future__ import annotations
+
+import gzip
+import os
+import tempfile
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from ner_service.errors import DataError
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line without its end; `number` counts from 1."""
+
+    path: Path
+    number: int
+    text: str
+
+    def error(self, detail: str) -> DataError:
+        """A fault of this line."""
+        return DataError(self.path, self.number, detail)
+
+
+def read_lines(path: Path) -> Iterator[Line]:
+    """Lines of a file, one at a time, empty ones included.
+
+    Raises:
+        DataError: no readable file, damaged gzip, or bytes that are not UTF-8.
+    """
+    try:
+        with _open(path) as file:
+            for number, content in enumerate(file, start=1):
+                yield Line(path, number, _decode(path, number, content))
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise DataError(path, None, f"damaged gzip: {error}") from error
+    except OSError as error:
+        raise DataError(path, None, f"cannot be read: {error.strerror}") from error
+
+
+def write_lines(path: Path, lines: Iterable[str]) -> None:
+    """Write lines, gzipped if the name ends in ".gz". The file appears whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as raw:
+            # No name and no time in the gzip header: equal lines give equal bytes.
+            file: IO[bytes] = gzip.GzipFile("", "wb", fileobj=raw, mtime=0) if path.suffix == ".gz" else raw  # type: ignore[assignment]
+            for line in lines:
+                file.write(f"{line}\n".encode())
+            if file is not raw:
+                file.close()
+            raw.flush()
+            os.fsync(raw.fileno())
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _open(path: Path) -> IO[bytes]:
+    with path.open("rb") as file:
+        zipped = file.read(2) == b"\x1f\x8b"
+    return gzip.open(path, "rb") if zipped else path.open("rb")  # type: ignore[return-value]
+
+
+def _decode(path: Path, number: int, content: bytes) -> str:
+    if number == 1:
+        content = content.removeprefix(b"\xef\xbb\xbf")
+    content = content.removesuffix(b"\n").removesuffix(b"\r")
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        found = f"byte 0x{content[error.start]:02X} at position {error.start} of the line"
+        raise DataError(path, number, f"found {found}, expected UTF-8") from None

@@ -1,0 +1,1 @@
+"""Text to tokens and back: tokenizer, windows, offset units, groups within a token budget. Knows no tensor."""
