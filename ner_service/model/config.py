@@ -80,11 +80,18 @@ class HeadConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Heads:
+    """The heads that a model has, by name; its weights carry the same names."""
+
+    spans: HeadConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelConfig:
-    """An encoder and the head on top of it."""
+    """An encoder and the heads on top of it."""
 
     encoder: EncoderConfig
-    head: HeadConfig
+    heads: Heads
 
 
 def _check_heads(hidden_size: int, num_heads: int) -> None:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from ner_service.model.config import HeadConfig
+from ner_service.model.initialisation import initialise
 from ner_service.model.rotary import rotate, rotary_table
 
 CELLS_AT_ONCE = 1 << 20
@@ -38,15 +39,6 @@ class Projection:
     key: Tensor
     start: Tensor | None = None
     end: Tensor | None = None
-
-    def text(self, row: int, tokens: Tensor) -> Projection:
-        """One row, cut to the given token indices: still a batch, of one."""
-        return Projection(
-            self.query[row : row + 1, :, tokens],
-            self.key[row : row + 1, :, tokens],
-            None if self.start is None else self.start[row : row + 1, :, tokens],
-            None if self.end is None else self.end[row : row + 1, :, tokens],
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +60,7 @@ class GlobalPointer(nn.Module):
         self.head_size = config.head_size
         self.rotary = config.rotary
         self.dense = nn.Linear(hidden_size, num_labels * 2 * config.head_size)
+        self.apply(initialise)
 
     def project(self, hidden_BLD: Tensor, position_BL: Tensor) -> Projection:
         query_key = self.dense(hidden_BLD).unflatten(-1, (self.num_labels, 2, self.head_size))
@@ -90,6 +83,7 @@ class EfficientGlobalPointer(nn.Module):
         self.rotary = config.rotary
         self.dense = nn.Linear(hidden_size, 2 * config.head_size)
         self.terms = nn.Linear(2 * config.head_size, 2 * num_labels)
+        self.apply(initialise)
 
     def project(self, hidden_BLD: Tensor, position_BL: Tensor) -> Projection:
         features = self.dense(hidden_BLD)

@@ -25,7 +25,8 @@ class SpanModel(nn.Module):
         self.config = config
         self.num_labels = num_labels
         self.encoder = build_encoder(config.encoder)
-        self.head = build_head(cast(Encoder, self.encoder).hidden_size, num_labels, config.head)
+        hidden_size = cast(Encoder, self.encoder).hidden_size
+        self.spans = build_head(hidden_size, num_labels, config.heads.spans)
 
     def forward(self, batch: Batch) -> Tensor:
         """scores_BCLL in fp32 or wider, for training.
@@ -35,7 +36,7 @@ class SpanModel(nn.Module):
         """
         if not isinstance(batch.mask, PaddingMask):
             raise TypeError("a grid of scores needs a padded batch")
-        projection = self.head.project(self.encoder(batch), batch.position_BL)
+        projection = self.spans.project(self.encoder(batch), batch.position_BL)
         grid = scores(projection, batch.valid_BL())
         return grid if grid.dtype == torch.float64 else grid.float()
 
@@ -52,7 +53,7 @@ class SpanModel(nn.Module):
         ]
 
     def _candidates_of_text(self, hidden_LD: Tensor, position_L: Tensor, tokens: Tensor, cutoff_C: Tensor) -> Cells:
-        projection = self.head.project(hidden_LD[None, tokens], position_L[None, tokens])
+        projection = self.spans.project(hidden_LD[None, tokens], position_L[None, tokens])
         cells = candidates(projection, cutoff_C)
         return Cells(cells.label_N, tokens[cells.start_N], tokens[cells.end_N], cells.score_N)
 
@@ -61,20 +62,3 @@ class SpanModel(nn.Module):
         if device.type == "cpu" and packs(self.config.encoder):
             return pack(token_ids, device)
         return pad(token_ids, pad_id, device)
-
-
-def build_model(config: ModelConfig, num_labels: int) -> SpanModel:
-    """A model with random weights, drawn from torch's global generator: N(0, 0.02) as in BERT."""
-    model = SpanModel(config, num_labels)
-    for module in model.modules():
-        if isinstance(module, nn.Linear | nn.Embedding) and not _is_foreign(module, model):
-            nn.init.normal_(module.weight, std=0.02)
-        if isinstance(module, nn.Linear) and module.bias is not None and not _is_foreign(module, model):
-            nn.init.zeros_(module.bias)
-    return model
-
-
-def _is_foreign(module: nn.Module, model: SpanModel) -> bool:
-    """Whether transformers has initialised the module already."""
-    foreign = getattr(model.encoder, "model", None)
-    return foreign is not None and any(module is part for part in foreign.modules())

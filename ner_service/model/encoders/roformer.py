@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ner_service.model.attention import RotaryAttention
 from ner_service.model.batch import Batch, Mask
 from ner_service.model.config import RoFormerConfig
+from ner_service.model.initialisation import initialise
 from ner_service.model.rotary import rotary_table
 
 
@@ -57,6 +58,7 @@ class RoFormer(nn.Module):
             else nn.Linear(embedding_size, config.hidden_size)
         )
         self.layers = nn.ModuleList(RoFormerLayer(config) for _ in range(config.num_layers))
+        self.apply(initialise)
 
     def embed(self, batch: Batch) -> Tensor:
         """What the first layer reads; every token is of type 0."""

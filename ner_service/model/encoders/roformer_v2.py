@@ -13,6 +13,7 @@ from torch.nn import functional
 from ner_service.model.attention import RotaryAttention
 from ner_service.model.batch import Batch, Mask
 from ner_service.model.config import RoFormerV2Config
+from ner_service.model.initialisation import initialise
 from ner_service.model.rotary import rotary_table
 
 
@@ -46,6 +47,7 @@ class RoFormerV2(nn.Module):
         self.norm = nn.RMSNorm(config.hidden_size, eps=config.layer_norm_eps, elementwise_affine=False)
         self.dropout = nn.Dropout(config.dropout)
         self.layers = nn.ModuleList(RoFormerV2Layer(config) for _ in range(config.num_layers))
+        self.apply(initialise)
 
     def forward(self, batch: Batch) -> Tensor:
         embedded = self.token_embedding(batch.token_ids_BL) + self.type_embedding.weight[0]

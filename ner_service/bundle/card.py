@@ -1,0 +1,62 @@
+"""The model card: a manifest told to people. Knows nothing that the manifest does not say."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ner_service.bundle.manifest import Manifest
+
+
+def model_card(manifest: Manifest) -> str:
+    """Markdown for the bundle's README."""
+    encoder = manifest.model.encoder
+    calibrated = "calibrated on held-out texts" if manifest.calibration else "sigma(2s), not calibrated"
+    parts = [
+        f"# {manifest.name} (version {manifest.version})",
+        manifest.description,
+        f"Licence: {manifest.licence}" if manifest.licence else "",
+        "## What it finds",
+        _table(
+            ("label", "threshold"), [(label, f"{manifest.thresholds[label]:.2f}") for label in manifest.labels]
+        ),
+        f"Scores are probabilities: {calibrated}.",
+        f"It reads {manifest.window.max_tokens} tokens at a time. Longer texts are read in overlapping windows; an entity "
+        f"of up to {manifest.window.overlap_tokens} tokens is found wherever a window ends.",
+        "## What it is",
+        f"Encoder `{encoder.kind}`, head `{manifest.model.heads.spans.kind}`.",
+        "## What was measured",
+        _metrics(manifest.metrics) or "Nothing yet.",
+        "## How it was made",
+        f"Training data SHA-256: `{manifest.data_sha256}`." if manifest.data_sha256 else "",
+        "The resolved run stands in `manifest.json` under `run`.",
+        "## Use",
+        "```\nner-service serve --model FOLDER\nner-service recognize --model FOLDER TEXT_FILE\n```",
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _metrics(metrics: Mapping[str, object]) -> str:
+    """Every group of numbers as a table; a number that stands alone as a line."""
+    lines = [f"- {name}: {_number(value)}" for name, value in metrics.items() if not isinstance(value, Mapping)]
+    tables = [
+        f"### {name}\n\n" + _group(value) for name, value in metrics.items() if isinstance(value, Mapping) and value
+    ]
+    return "\n\n".join(["\n".join(lines), *tables]).strip()
+
+
+def _group(group: Mapping[str, object]) -> str:
+    rows = {name: value for name, value in group.items() if isinstance(value, Mapping)}
+    if not rows:
+        return _table(("measure", "value"), [(name, _number(value)) for name, value in group.items()])
+    columns = list(next(iter(rows.values())))
+    return _table(
+        ("", *columns), [(name, *(_number(row.get(column)) for column in columns)) for name, row in rows.items()]
+    )
+
+
+def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    return "\n".join("| " + " | ".join(row) + " |" for row in [head, ("---",) * len(head), *rows])
+
+
+def _number(value: object) -> str:
+    return f"{value:.4f}" if isinstance(value, float) else str(value)

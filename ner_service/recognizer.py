@@ -1,0 +1,151 @@
+"""The walk itself: texts -> windows -> candidates -> entities. The one place where text, model and decoding meet.
+
+`encode` needs no torch and may run in any thread; `forward` is the model's and runs in one; `decode` is plain Python.
+`recognize` is the three in a row, and every other way in (service, evaluation) calls the same three.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from ner_service.bundle import Bundle
+from ner_service.decoding import Calibration, Candidates, apply_overlap, decode
+from ner_service.errors import NerServiceError, TooManyCandidatesError
+from ner_service.model.heads import Cells
+from ner_service.model.span_model import SpanModel
+from ner_service.text.planning import plan_groups
+from ner_service.text.tokenizer import TextTokenizer
+from ner_service.text.windows import merge, split
+from ner_service.types import Encoding, Entity, LabelSet, RecognizeOptions, Recognition, Window
+
+BATCH_TOKENS = 4096
+"""Tokens that go through the encoder at a time in `recognize`."""
+
+
+class Recognizer:
+    """A loaded model. The same text gives the same answer whatever it is batched with."""
+
+    def __init__(self, bundle: Bundle, device: torch.device) -> None:
+        self.manifest = bundle.manifest
+        self.labels = LabelSet(bundle.manifest.labels)
+        self.limits = bundle.manifest.window
+        self.tokenizer: TextTokenizer = bundle.tokenizer
+        self.calibration = bundle.manifest.calibration or Calibration.uncalibrated(len(self.labels))
+        self.device = device
+        self.model = SpanModel(bundle.manifest.model, len(self.labels))
+        self.model.load_state_dict(bundle.weights)
+        self.model.eval().requires_grad_(False).to(device)
+
+    @classmethod
+    def load(cls, folder: Path, device: str = "auto") -> Recognizer:
+        """Load a bundle. `device` is auto, cpu or cuda; auto takes a GPU where there is one.
+
+        Raises:
+            BundleError: the bundle cannot be trusted or understood.
+        """
+        return cls(Bundle.load(folder), pick_device(device))
+
+    def encode(self, text: str) -> list[Window]:
+        """The windows of a text: one where it fits.
+
+        Raises:
+            InvalidTextError: the text is not Unicode.
+        """
+        return split(text, self.tokenizer, self.limits)
+
+    def cutoffs(self, options: RecognizeOptions) -> tuple[float, ...]:
+        """For each label the logit a span must exceed; +inf for a label that was not asked for.
+
+        Raises:
+            UnknownLabelError: a label that the model does not have.
+        """
+        for name in [*(options.labels or ()), *options.label_thresholds]:
+            self.labels.index(name)
+        default = self.manifest.thresholds if options.threshold is None else dict.fromkeys(self.labels, options.threshold)
+        thresholds = {**default, **options.label_thresholds}
+        wanted = set(self.labels) if options.labels is None else options.labels
+        return tuple(
+            self.calibration.cutoff(index, thresholds[name]) if name in wanted else torch.inf
+            for index, name in enumerate(self.labels)
+        )
+
+    @torch.inference_mode()
+    def forward(self, encodings: Sequence[Encoding], cutoffs: Sequence[tuple[float, ...]]) -> list[Candidates]:
+        """Spans above their text's cut-offs, for as many encodings as given, in one pass through the encoder."""
+        batch = self.model.batch([encoding.token_ids for encoding in encodings], self.tokenizer.pad_id, self.device)
+        inner = [_inner_tokens(encoding).to(self.device) for encoding in encodings]
+        cells = self.model.candidates(batch, inner, torch.tensor(cutoffs, device=self.device))
+        return [self._candidates(text) for text in cells]
+
+    def decode(
+        self, windows: Sequence[Window], candidates: Sequence[Candidates], options: RecognizeOptions
+    ) -> tuple[Entity, ...]:
+        """Entities of a text from the candidates of its windows, after merging and the overlap policy.
+
+        Raises:
+            TooManyCandidatesError: a window overflowed.
+        """
+        for found in candidates:
+            if found.overflow is not None:
+                raise TooManyCandidatesError(
+                    f"more than {self.manifest.max_candidates} spans of {found.overflow!r} in one window; raise its threshold"
+                )
+        answers = [
+            (window, decode(found, window.encoding, self.labels, self.calibration))
+            for window, found in zip(windows, candidates, strict=True)
+        ]
+        return tuple(apply_overlap(merge(answers), options.overlap))
+
+    def recognize(
+        self, texts: Sequence[str], options: RecognizeOptions | None = None
+    ) -> list[Recognition | NerServiceError]:
+        """An answer, or the error of that text alone, for each text in order."""
+        options = options or RecognizeOptions()
+        cutoffs = self.cutoffs(options)
+        texts_windows = [_attempt(self.encode, text) for text in texts]
+        windows = [window for item in texts_windows if not isinstance(item, NerServiceError) for window in item]
+        found: dict[int, Candidates] = {}
+        groups = plan_groups([len(window.encoding) for window in windows], BATCH_TOKENS, padded=self.device.type != "cpu")
+        for group in groups:
+            answers = self.forward([windows[index].encoding for index in group], [cutoffs] * len(group))
+            found.update(zip(group, answers, strict=True))
+        stream = iter(found[index] for index in range(len(windows)))
+        return [
+            item if isinstance(item, NerServiceError) else _attempt(self._answer, item, [next(stream) for _ in item], options)
+            for item in texts_windows
+        ]
+
+    def _answer(
+        self, windows: list[Window], candidates: list[Candidates], options: RecognizeOptions
+    ) -> Recognition:
+        num_tokens = sum(len(window.encoding) for window in windows)
+        return Recognition(self.decode(windows, candidates, options), len(windows), num_tokens)
+
+    def _candidates(self, cells: Cells) -> Candidates:
+        counts = torch.bincount(cells.label_N, minlength=len(self.labels))
+        if int(counts.max()) > self.manifest.max_candidates:
+            return Candidates.none(overflow=self.labels[int(counts.argmax())])
+        index = (cells.label_N, cells.start_N, cells.end_N)
+        return Candidates(*(tensor.cpu().numpy() for tensor in index), cells.score_N.double().cpu().numpy())
+
+
+def pick_device(name: str) -> torch.device:
+    """The torch device of a setting: auto takes a GPU where there is one."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def _inner_tokens(encoding: Encoding) -> torch.Tensor:
+    """Indices of the tokens that cover characters: an entity starts and ends at these alone."""
+    return torch.tensor([i for i, (start, end) in enumerate(encoding.offsets) if start < end], dtype=torch.long)
+
+
+def _attempt(step, *arguments):
+    try:
+        return step(*arguments)
+    except NerServiceError as error:
+        return error
