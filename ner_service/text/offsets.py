@@ -1,0 +1,58 @@
+"""Offsets in code points, UTF-16 code units and UTF-8 bytes of the same text. Knows nothing but the text."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+
+import numpy as np
+
+from ner_service.errors import CallerError
+from ner_service.types import OffsetUnit
+
+
+class OffsetConverter:
+    """Converts offsets of one text between code points and another unit; built once a text, in linear time."""
+
+    def __init__(self, text: str, unit: OffsetUnit) -> None:
+        self._unit = unit
+        self._num_codepoints = len(text)
+        self._before = _units_before(text, unit)
+
+    def from_codepoint(self, offset: int) -> int:
+        """The offset in the unit; `offset` runs from 0 to the length of the text.
+
+        Raises:
+            CallerError: outside the text.
+        """
+        if not 0 <= offset <= self._num_codepoints:
+            raise CallerError(f"offset: found {offset}, expected 0 to {self._num_codepoints}")
+        return offset if self._before is None else int(self._before[offset])
+
+    def to_codepoint(self, offset: int) -> int:
+        """The offset in code points.
+
+        Raises:
+            CallerError: outside the text or in the middle of a character.
+        """
+        if self._before is None:
+            return self.from_codepoint(offset)
+        length = int(self._before[-1])
+        if not 0 <= offset <= length:
+            raise CallerError(f"offset: found {offset}, expected 0 to {length} in {self._unit}")
+        position = bisect_left(self._before, offset)
+        if self._before[position] != offset:
+            raise CallerError(f"offset: found {offset} in {self._unit}, inside character {position - 1}")
+        return position
+
+
+def _units_before(text: str, unit: OffsetUnit) -> np.ndarray | None:
+    """For every code point offset the offset in the unit; None where they are the same."""
+    if unit == "codepoint" or text.isascii():
+        return None
+    codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
+    widths = 1 + (codes >= 0x10000).astype(np.int64)
+    if unit == "utf8":
+        widths += (codes >= 0x80).astype(np.int64) + (codes >= 0x800)
+    elif len(widths) == int(widths.sum()):
+        return None
+    return np.concatenate(([0], np.cumsum(widths)))
