@@ -1,4 +1,4 @@
-"""What an import drags in, seen in a fresh interpreter: a served RoFormer needs no training code and no transformers."""
+"""What an import drags in, seen in a fresh interpreter: a served RoFormer needs neither training nor transformers."""
 
 from __future__ import annotations
 
