@@ -33,7 +33,7 @@ check: $(READY)  ## formatting, lint, types, walls, Dockerfile
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
-	$(BIN)/lint-imports
+	$(BIN)/lint-imports --no-logo
 	$(BIN)/hadolint Dockerfile
 
 test: $(READY)  ## run the tests
