@@ -43,8 +43,8 @@ serve: $(READY)  ## serve a bundle (MODEL=models/starter PORT=8000)
 	NER_MODEL=$(MODEL) $(BIN)/ner-service serve --port $(PORT)
 
 bench: $(READY)  ## run the benchmarks (ONLY=name for one of them)
-	@for file in benchmarks/$(ONLY).py; do \
-		name=$$(basename $$file .py); echo "== $$name"; $(BIN)/python -m benchmarks.$$name || exit; done
+	@for name in $(filter-out __init__,$(basename $(notdir $(wildcard benchmarks/$(ONLY).py)))); do \
+		echo "== $$name"; $(BIN)/python -m benchmarks.$$name || exit; done
 
 golden: $(READY)  ## rewrite the golden files; read the difference before you commit it
 	$(BIN)/python -m tests.golden
