@@ -1,0 +1,15 @@
+"""Entities -> HTTP: the only room that knows the web, the only one that is asynchronous.
+
+    app, server   all of it put together; a process around it
+    settings      the environment -> numbers, checked once
+    schemas       JSON -> a valid request; the shape of every reply
+    problems      errors -> application/problem+json
+    batcher       many requests' windows -> batches of one model
+    registry      models by name, each with its batcher and its state
+    extraction    a request's walk: encode, wait, decode, reply
+    metrics       what Prometheus reads
+    middleware    request id, log line, key, limits of the body
+    routes        paths -> the above
+
+Nothing but `server` loads a model, so that everything else runs without torch.
+"""

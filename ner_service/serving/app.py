@@ -1,0 +1,89 @@
+"""All of it put together: an ASGI app around models that somebody else loaded. Knows no process and no signal."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, NoReturn
+
+from fastapi import FastAPI, Request
+from pydantic.json_schema import models_json_schema
+from starlette.exceptions import HTTPException
+
+from ner_service import __version__
+from ner_service.serving.extraction import Extractor
+from ner_service.serving.metrics import Metrics
+from ner_service.serving.middleware import ApiKey, BodyLimit, RequestLog
+from ner_service.serving.pages import build_pages
+from ner_service.serving.problems import MEDIA_TYPE, MethodNotAllowedError, NotFoundError
+from ner_service.serving.registry import Registry
+from ner_service.serving.routes import Services, build_router
+from ner_service.serving.schemas import ExtractRequest
+from ner_service.serving.settings import Settings
+
+_DESCRIPTION = "Named entities, nested and scored. Offsets are half-open and refer to the text as it was sent."
+
+
+def build_app(settings: Settings, registry: Registry, metrics: Metrics) -> FastAPI:
+    """The service as an app. Models warm up when it starts; it answers 503 until they are ready."""
+    extractor = Extractor(settings, metrics)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        warming = asyncio.create_task(asyncio.to_thread(registry.warm_up))
+        yield
+        registry.drain()
+        registry.abort()
+        await warming
+        extractor.close()
+
+    app = FastAPI(
+        title="ner-service",
+        version=__version__,
+        description=_DESCRIPTION,
+        docs_url=None,
+        redoc_url=None,
+        lifespan=lifespan,
+    )
+    app.include_router(
+        build_router(Services(settings=settings, registry=registry, extractor=extractor, metrics=metrics))
+    )
+    app.include_router(build_pages())
+    # The last one added is the first one passed.
+    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, timeout_s=settings.body_timeout_s)
+    app.add_middleware(ApiKey, key=settings.api_key, guards=_is_guarded)
+    app.add_middleware(RequestLog, metrics=metrics)
+    app.add_exception_handler(HTTPException, _raise_error)
+    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
+    return app
+
+
+def _is_guarded(path: str) -> bool:
+    """Answers and figures need the key. Health is for machines that have none; the pages have nothing to hide."""
+    return path.startswith("/v1/") or path == "/metrics"
+
+
+async def _raise_error(request: Request, error: Exception) -> NoReturn:
+    """The framework's own refusals, in the words of ours."""
+    assert isinstance(error, HTTPException)
+    if error.status_code == 405:
+        raise MethodNotAllowedError((error.headers or {}).get("Allow", ""))
+    raise NotFoundError("no such path")
+
+
+def _openapi(app: FastAPI) -> dict[str, Any]:
+    """The framework's document, with the request's schema in it and problems under their own media type."""
+    if app.openapi_schema is None:
+        document = FastAPI.openapi(app)
+        _, definitions = models_json_schema(
+            [(ExtractRequest, "validation")], ref_template="#/components/schemas/{model}"
+        )
+        document["components"]["schemas"].update(definitions["$defs"])
+        for path in document["paths"].values():
+            for operation in path.values():
+                for status, response in operation["responses"].items():
+                    if status.isdecimal() and int(status) >= 400 and "application/json" in response["content"]:
+                        response["content"] = {MEDIA_TYPE: response["content"]["application/json"]}
+        app.openapi_schema = document
+    return app.openapi_schema

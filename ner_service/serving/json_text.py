@@ -1,0 +1,60 @@
+"""JSON as bytes, both ways. Knows no schema.
+
+Python's parser, for it lets an escaped lone surrogate pass (it is JSON, though not Unicode), so that it can be the
+fault of one text. It also lets pass what JSON does not have, which is refused here.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import NoReturn
+
+from pydantic_core import PydanticSerializationError, to_json
+
+from ner_service.errors import CallerError
+
+
+class InvalidJsonError(CallerError):
+    """Bytes that are not JSON in UTF-8."""
+
+    code = "invalid_json"
+
+
+def parse_json(body: bytes) -> object:
+    """The value of a body; a byte order mark is skipped.
+
+    Raises:
+        InvalidJsonError: not UTF-8, not JSON, nested too deeply, a number beyond all use, or a key that stands twice.
+    """
+    try:
+        return json.loads(body.decode("utf-8-sig"), parse_constant=_refuse_constant, object_pairs_hook=_object)
+    except UnicodeDecodeError as error:
+        raise InvalidJsonError(f"the body is not UTF-8 at byte {error.start}") from None
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno}, column {error.colno}"
+        raise InvalidJsonError(f"the body is not JSON: {error.msg} at {where}") from None
+    except RecursionError:
+        raise InvalidJsonError("the body is nested too deeply") from None
+    except ValueError:
+        raise InvalidJsonError("the body has a number of too many digits") from None
+
+
+def json_bytes(value: object) -> bytes:
+    """A value as JSON. A lone surrogate comes out as it came in, escaped."""
+    try:
+        return to_json(value)
+    except PydanticSerializationError:
+        return json.dumps(value, separators=(",", ":")).encode("ascii")
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise InvalidJsonError(f"the body is not JSON: {name} is no JSON number")
+
+
+def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise InvalidJsonError(f"the key {twice!r} stands twice in one object")
+    return value

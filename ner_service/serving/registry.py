@@ -1,0 +1,208 @@
+"""Models by name, each with its batcher and its state. Knows no web and no torch: a model is whatever can do the walk.
+
+warming ──> ready ──> draining
+   └──────────┴──────────┴────> dead
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from ner_service.errors import InferenceError, ServiceError
+from ner_service.serving.batcher import Batcher
+from ner_service.serving.metrics import Metrics
+from ner_service.serving.problems import NotFoundError, NotReadyError
+from ner_service.serving.settings import Settings
+from ner_service.text.planning import plan_groups
+from ner_service.types import Encoding, Entity, LabelSet, RecognizeOptions, Window
+
+if TYPE_CHECKING:
+    from ner_service.bundle import Manifest
+    from ner_service.decoding import Candidates
+
+State = Literal["warming", "ready", "draining", "dead"]
+
+logger = logging.getLogger(__name__)
+
+
+class Recognizer(Protocol):
+    """What serving needs of `ner_service.recognizer.Recognizer`."""
+
+    @property
+    def manifest(self) -> Manifest: ...
+
+    @property
+    def labels(self) -> LabelSet: ...
+
+    def encode(self, text: str) -> list[Window]: ...
+
+    def cutoffs(self, options: RecognizeOptions) -> tuple[float, ...]: ...
+
+    def forward(self, encodings: Sequence[Encoding], cutoffs: Sequence[tuple[float, ...]]) -> list[Candidates]: ...
+
+    def decode(
+        self, windows: Sequence[Window], candidates: Sequence[Candidates], options: RecognizeOptions
+    ) -> tuple[Entity, ...]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class WindowTask:
+    """One window for the model: its encoding, and for each label the logit to exceed."""
+
+    encoding: Encoding
+    cutoffs: tuple[float, ...]
+
+
+class ServedModel:
+    """A recogniser with a thread and a queue of its own.
+
+    Args:
+        recognizer: the loaded model.
+        padded: whether the recogniser pads what it reads together; a batch is then read in groups of like length.
+        settings: sizes of batch and queue.
+        metrics: is told what the model does.
+        on_death: called once, from any thread, when the model can answer no more.
+    """
+
+    def __init__(
+        self,
+        recognizer: Recognizer,
+        *,
+        padded: bool,
+        settings: Settings,
+        metrics: Metrics,
+        on_death: Callable[[], None],
+    ) -> None:
+        self.recognizer = recognizer
+        self.manifest = recognizer.manifest
+        self._padded = padded
+        self._batch_tokens = settings.batch_tokens
+        self._metrics = metrics
+        self._on_death = on_death
+        self._state: State = "warming"
+        self._lock = threading.Lock()
+        self.batcher: Batcher[WindowTask, Candidates] = Batcher(
+            self._forward,
+            batch_tokens=settings.batch_tokens,
+            queue_tokens=settings.queue_tokens,
+            observer=metrics,
+            on_death=self._die,
+        )
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the weights."""
+        return self.manifest.files["model.safetensors"].sha256
+
+    @property
+    def state(self) -> State:
+        return self._state
+
+    def require_ready(self) -> None:
+        """Refuse work that cannot be done now.
+
+        Raises:
+            NotReadyError: the model is not ready.
+        """
+        if self._state != "ready":
+            raise NotReadyError(f"the model {self.manifest.name!r} is {self._state}, not ready")
+
+    def warm_up(self) -> None:
+        """Start the thread and read texts of many lengths, up to a full batch; ready if that went well, else dead.
+
+        A batch too large for the device's memory is so found before the first request.
+        """
+        self.batcher.start()
+        try:
+            encoding = self._read("a")
+            for power in range(1, self.manifest.window.max_tokens.bit_length()):
+                encoding = self._read("a " * 2**power)
+            self._read_batch([encoding] * max(1, self._batch_tokens // len(encoding)))
+        except ServiceError as error:
+            if self._state == "warming":
+                logger.critical("the self-test failed: %s", error)
+                self._die()
+        else:
+            self._become("ready", "warming")
+
+    def drain(self) -> None:
+        """Take no new requests; those that were taken are finished."""
+        self._become("draining", "warming", "ready")
+
+    def _read(self, text: str) -> Encoding:
+        encoding = self.recognizer.encode(text)[0].encoding
+        self._read_batch([encoding])
+        return encoding
+
+    def _read_batch(self, encodings: Sequence[Encoding]) -> None:
+        cutoffs = self.recognizer.cutoffs(RecognizeOptions())
+        tasks = [WindowTask(encoding, cutoffs) for encoding in encodings]
+        job = self.batcher.submit(tasks, [len(encoding) for encoding in encodings])
+        for answer in job.future.result().answers:
+            if isinstance(answer, InferenceError):
+                raise answer
+
+    def _forward(self, tasks: Sequence[WindowTask]) -> list[Candidates]:
+        lengths = [len(task.encoding) for task in tasks]
+        found: dict[int, Candidates] = {}
+        num_read = 0
+        for group in plan_groups(lengths, self._batch_tokens, padded=self._padded):
+            encodings = [tasks[index].encoding for index in group]
+            answers = self.recognizer.forward(encodings, [tasks[index].cutoffs for index in group])
+            if len(answers) != len(group):
+                raise InferenceError(f"the model gave {len(answers)} answers to {len(group)} windows")
+            found.update(zip(group, answers, strict=True))
+            num_read += len(group) * max(map(len, encodings)) if self._padded else sum(map(len, encodings))
+        self._metrics.padded(1.0 - sum(lengths) / num_read)
+        return [found[index] for index in range(len(tasks))]
+
+    def _become(self, state: State, *previous: State) -> None:
+        with self._lock:
+            if self._state in previous:
+                self._state = state
+
+    def _die(self) -> None:
+        self._become("dead", "warming", "ready", "draining")
+        self._on_death()
+
+
+class Registry:
+    """The models that are served."""
+
+    def __init__(self, default: ServedModel) -> None:
+        self.default = default
+        self._models = {default.manifest.name: default}
+
+    @property
+    def models(self) -> list[ServedModel]:
+        return list(self._models.values())
+
+    def get(self, name: str, version: str | None = None) -> ServedModel:
+        """A model by name, and by version if one is asked for.
+
+        Raises:
+            NotFoundError: names what is served.
+        """
+        model = self._models.get(name)
+        if model is None:
+            raise NotFoundError(f"unknown model; this service has: {', '.join(self._models)}")
+        if version is not None and version != model.manifest.version:
+            raise NotFoundError(f"unknown version of {name!r}; this service has: {model.manifest.version}")
+        return model
+
+    def warm_up(self) -> None:
+        for model in self.models:
+            model.warm_up()
+
+    def drain(self) -> None:
+        for model in self.models:
+            model.drain()
+
+    def abort(self) -> None:
+        """Fail whatever is not answered yet."""
+        for model in self.models:
+            model.batcher.abort()

@@ -1,0 +1,239 @@
+"""Paths -> the walk of a request, the model cards, health and metrics. The only room that reads a request's head.
+
+Errors are raised, not written: `RequestLog` makes problems of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from email.message import Message
+from typing import Annotated, Any, TypeVar
+
+from fastapi import APIRouter, Query, Request, Response
+from starlette.requests import ClientDisconnect
+
+from ner_service.serving.extraction import Extractor
+from ner_service.serving.json_text import json_bytes, parse_json
+from ner_service.serving.metrics import CONTENT_TYPE, Metrics
+from ner_service.serving.middleware import record_of
+from ner_service.serving.problems import Problem, UnsupportedMediaError
+from ner_service.serving.registry import Registry, ServedModel
+from ner_service.serving.schemas import (
+    ExtractReply,
+    HealthReply,
+    ModelCard,
+    ModelList,
+    ModelSummary,
+    parse_request,
+)
+from ner_service.serving.settings import Settings
+
+T = TypeVar("T")
+
+_LIVE_PATHS = ("/health/live", "/healthz", "/v2/health/live")
+_READY_PATHS = ("/health/ready", "/readyz", "/v2/health/ready")
+_FAULTS = {
+    400: "Not JSON in UTF-8.",
+    401: "The service asks for a key, and it is missing or wrong.",
+    404: "No such model or version.",
+    408: "The body came too slowly.",
+    413: "The body or the list of inputs is too large.",
+    415: "The body is not `application/json`, or is compressed.",
+    422: "A field is unknown, missing, of the wrong kind or out of range; `errors` says where.",
+    429: "The queue is full; `Retry-After` says when it should have room.",
+    503: "Not ready, or shutting down.",
+    504: "The request waited to its deadline.",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Services:
+    """What the routes reach."""
+
+    settings: Settings
+    registry: Registry
+    extractor: Extractor
+    metrics: Metrics
+
+
+def build_router(services: Services) -> APIRouter:
+    """Every route of the API."""
+    router = APIRouter()
+    _add_extraction(router, services)
+    _add_models(router, services)
+    _add_health(router, services)
+    return router
+
+
+def _add_extraction(router: APIRouter, services: Services) -> None:
+    # The body is read and checked by `_extract`; this says in OpenAPI what it is.
+    body = {
+        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/ExtractRequest"}}},
+        "required": True,
+    }
+    documented: dict[str, Any] = {
+        "responses": _responses(ExtractReply, *_FAULTS),
+        "openapi_extra": {"requestBody": body},
+    }
+
+    @router.post("/v1/extract", tags=["extract"], **documented)
+    async def extract(request: Request) -> Response:
+        """Find entities in one or many texts with the default model."""
+        return await _extract(request, services, services.registry.default)
+
+    @router.post("/v1/models/{name}/extract", tags=["extract"], **documented)
+    async def extract_with_model(
+        request: Request,
+        name: str,
+        version: Annotated[str | None, Query(description="Refuse any other version.")] = None,
+    ) -> Response:
+        """Find entities in one or many texts with a named model."""
+        return await _extract(request, services, services.registry.get(name, version))
+
+
+def _add_models(router: APIRouter, services: Services) -> None:
+    @router.get("/v1/models", tags=["models"], responses=_responses(ModelList, 401))
+    async def list_models() -> Response:
+        """List the models that are served."""
+        models: ModelList = {"models": [_summary(model, services) for model in services.registry.models]}
+        return _json(models)
+
+    @router.get("/v1/models/{name}", tags=["models"], responses=_responses(ModelCard, 401, 404))
+    async def show_model(name: str) -> Response:
+        """Show a model's labels, limits, thresholds, calibration and measured scores."""
+        return _json(_card(services.registry.get(name), services))
+
+
+def _add_health(router: APIRouter, services: Services) -> None:
+    async def live() -> Response:
+        """Whether the process lives; if not, start another."""
+        if any(model.state == "dead" for model in services.registry.models):
+            services.registry.default.require_ready()
+        return _json(HealthReply(status="live"))
+
+    async def ready() -> Response:
+        """Whether requests should be sent here."""
+        for model in services.registry.models:
+            model.require_ready()
+        return _json(HealthReply(status="ready"))
+
+    for handler, paths in ((live, _LIVE_PATHS), (ready, _READY_PATHS)):
+        for path in paths:
+            shown = path == paths[0]
+            documented = _responses(HealthReply, 503)
+            router.add_api_route(path, handler, tags=["health"], responses=documented, include_in_schema=shown)
+
+    @router.get("/metrics", tags=["health"], responses={200: {"content": {"text/plain": {}}}})
+    async def metrics() -> Response:
+        """Show the metrics, for Prometheus."""
+        return Response(services.metrics.exposition(), media_type=CONTENT_TYPE)
+
+
+async def _extract(request: Request, services: Services, model: ServedModel) -> Response:
+    model.require_ready()
+    _require_json(request)
+    body = await request.body()
+    received_at = time.perf_counter()
+    parsed = parse_request(parse_json(body), model.recognizer.labels.names, services.settings.max_inputs)
+    answer = await _while_connected(request, services.extractor.extract(model, parsed, received_at))
+    record = record_of(request.scope)
+    record.num_tokens = answer.num_tokens
+    record.timing_s.update(queue=answer.queue_s, infer=answer.inference_s)
+    return Response(answer.body, media_type="application/json")
+
+
+def _require_json(request: Request) -> None:
+    found = request.headers.get("content-type", "")
+    message = Message()
+    message["content-type"] = found
+    subtype = message.get_content_subtype()
+    charset = message.get_content_charset("utf-8")
+    if message.get_content_maintype() != "application" or not (subtype == "json" or subtype.endswith("+json")):
+        raise UnsupportedMediaError(f"found content type {found!r}, expected application/json")
+    if charset != "utf-8":
+        raise UnsupportedMediaError(f"found charset {charset!r}, expected utf-8")
+    encoding = request.headers.get("content-encoding", "identity")
+    if encoding != "identity":
+        raise UnsupportedMediaError(f"found content encoding {encoding!r}, expected none")
+
+
+async def _while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """Do the work unless the client goes, for nothing else tells a handler so.
+
+    Raises:
+        ClientDisconnect: the client went, and the work was cancelled.
+    """
+    task = asyncio.ensure_future(work)
+    watcher = asyncio.ensure_future(_disconnection(request))
+    try:
+        await asyncio.wait((task, watcher), return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ClientDisconnect
+        return task.result()
+    finally:
+        task.cancel()
+        watcher.cancel()
+
+
+async def _disconnection(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _summary(model: ServedModel, services: Services) -> ModelSummary:
+    return {
+        "name": model.manifest.name,
+        "version": model.manifest.version,
+        "default": model is services.registry.default,
+    }
+
+
+def _card(model: ServedModel, services: Services) -> ModelCard:
+    manifest, settings = model.manifest, services.settings
+    calibration = manifest.calibration
+    return {
+        **_summary(model, services),
+        "description": manifest.description,
+        "licence": manifest.licence,
+        "labels": list(manifest.labels),
+        "thresholds": dict(manifest.thresholds),
+        "calibration": None
+        if calibration is None
+        else {
+            label: {"slope": slope, "intercept": intercept}
+            for label, slope, intercept in zip(manifest.labels, calibration.slopes, calibration.intercepts, strict=True)
+        },
+        "window": {
+            "max_tokens": manifest.window.max_tokens,
+            "overlap_tokens": manifest.window.overlap_tokens,
+            "longest_entity_tokens": manifest.window.overlap_tokens,
+        },
+        "limits": {
+            "max_inputs": settings.max_inputs,
+            "max_characters": settings.max_characters,
+            "max_body_bytes": settings.max_body_bytes,
+            "max_candidates": manifest.max_candidates,
+            "queue_tokens": settings.queue_tokens,
+            "deadline_s": settings.deadline_s,
+            "body_timeout_s": settings.body_timeout_s,
+            "grace_s": settings.grace_s,
+        },
+        "metrics": dict(manifest.metrics),
+        "data_sha256": manifest.data_sha256,
+        "digest": model.digest,
+    }
+
+
+def _json(value: object) -> Response:
+    return Response(json_bytes(value), media_type="application/json")
+
+
+def _responses(reply: Any, *faults: int) -> dict[int | str, dict[str, Any]]:
+    """What a route may answer, for OpenAPI."""
+    problems: dict[int | str, dict[str, Any]] = {
+        status: {"model": Problem, "description": _FAULTS[status]} for status in faults
+    }
+    return {200: {"model": reply, "description": reply.__doc__}, **problems}

@@ -1,0 +1,270 @@
+"""JSON -> a valid request, and the shape of every reply. Knows no model and no tensor.
+
+Requests are pydantic models: checked once, here. Replies are typed dictionaries: they are written as bytes without
+being checked again, and stand in the OpenAPI file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
+from typing_extensions import TypedDict
+
+from ner_service.serving.problems import FieldFault, InvalidFieldError, ItemProblem, TooLargeError
+from ner_service.types import OffsetUnit, OverlapPolicy, RecognizeOptions
+
+# Pydantic puts these into the place of a fault; `_pointer` takes them out again.
+_TEXT, _ITEM, _LIST = "<text>", "<item>", "<list>"
+
+_MAX_FAULTS = 100
+
+Probability = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class TextItem(_Strict):
+    """A text with a name of the client's own, which the reply repeats."""
+
+    text: str
+    id: str | None = None
+
+
+def _kind(value: object) -> str | None:
+    match value:
+        case str():
+            return _TEXT
+        case dict() | TextItem():
+            return _ITEM
+        case list():
+            return _LIST
+        case _:
+            return None
+
+
+Input = Annotated[
+    Annotated[str, Tag(_TEXT)] | Annotated[TextItem, Tag(_ITEM)],
+    Discriminator(
+        _kind, custom_error_type="input", custom_error_message="Input should be a text or an object with a text"
+    ),
+]
+Inputs = Annotated[
+    Annotated[str, Tag(_TEXT)] | Annotated[TextItem, Tag(_ITEM)] | Annotated[list[Input], Tag(_LIST)],
+    Discriminator(
+        _kind,
+        custom_error_type="inputs",
+        custom_error_message="Input should be a text, an object with a text, or a list of them",
+    ),
+]
+
+
+class ExtractRequest(_Strict):
+    """Texts, and what to look for in them."""
+
+    inputs: Inputs = Field(description="One text, one object with a text and an id, or a list of both.")
+    labels: Annotated[list[str], Field(min_length=1)] | None = Field(
+        default=None, description="Only these labels, chosen before the overlap policy; null means all."
+    )
+    threshold: Probability | None = Field(
+        default=None, description="Probability that a score must exceed; null means the model's own for each label."
+    )
+    label_thresholds: dict[str, Probability] = Field(
+        default_factory=dict, description="Thresholds of single labels; they go before `threshold`."
+    )
+    overlap: OverlapPolicy = Field(
+        default="all",
+        description="all: every entity. nested: none that crosses a better one. flat: none that overlaps a better one. "
+        "longest: none that overlaps a longer one.",
+    )
+    offset_unit: OffsetUnit = Field(
+        default="codepoint",
+        description="What `start`, `end` and `length` count: code points (Python), UTF-16 units (JavaScript, Java, C#) "
+        "or UTF-8 bytes (Go, Rust).",
+    )
+    long_text: Literal["window", "error"] = Field(
+        default="window", description="A text longer than the model's window is read in windows, or is an error."
+    )
+
+    @property
+    def items(self) -> list[TextItem]:
+        """The inputs in their order, each with its id."""
+        inputs = self.inputs if isinstance(self.inputs, list) else [self.inputs]
+        return [TextItem.model_construct(text=each, id=None) if isinstance(each, str) else each for each in inputs]
+
+    @property
+    def options(self) -> RecognizeOptions:
+        """What the recogniser is asked."""
+        return RecognizeOptions(
+            labels=None if self.labels is None else frozenset(self.labels),
+            threshold=self.threshold,
+            label_thresholds=self.label_thresholds,
+            overlap=self.overlap,
+        )
+
+
+def parse_request(value: object, known_labels: Sequence[str], max_inputs: int) -> ExtractRequest:
+    """A request from a JSON value.
+
+    Raises:
+        TooLargeError: more than `max_inputs` inputs.
+        InvalidFieldError: the faults with their pointers; a label that is not in `known_labels` is one.
+    """
+    inputs = value.get("inputs") if isinstance(value, dict) else None
+    if isinstance(inputs, list) and len(inputs) > max_inputs:
+        detail = f"found {len(inputs)} inputs, expected at most {max_inputs}"
+        raise TooLargeError(detail, [{"pointer": "/inputs", "detail": detail}])
+    try:
+        request = ExtractRequest.model_validate(value)
+    except ValidationError as error:
+        faults = error.errors(include_url=False, include_context=False, include_input=False)
+        raise _invalid([{"pointer": _pointer(fault["loc"]), "detail": fault["msg"]} for fault in faults]) from None
+    places = {f"/labels/{index}": label for index, label in enumerate(request.labels or ())}
+    places |= {_pointer(("label_thresholds", label)): label for label in request.label_thresholds}
+    known = ", ".join(known_labels)
+    unknown = [
+        FieldFault(pointer=pointer, detail=f"Unknown label; the model knows: {known}")
+        for pointer, label in places.items()
+        if label not in known_labels
+    ]
+    if unknown:
+        raise _invalid(unknown)
+    return request
+
+
+def _invalid(faults: list[FieldFault]) -> InvalidFieldError:
+    more = f", and {len(faults) - 1} more" if len(faults) > 1 else ""
+    return InvalidFieldError(f"{faults[0]['pointer'] or 'body'}: {faults[0]['detail']}{more}", faults[:_MAX_FAULTS])
+
+
+def _pointer(location: Sequence[int | str]) -> str:
+    """A JSON pointer (RFC 6901) from pydantic's location, whose tags are no part of the body."""
+    parts = [str(part) for part in location if part not in (_TEXT, _ITEM, _LIST)]
+    return "".join("/" + part.replace("~", "~0").replace("/", "~1") for part in parts)
+
+
+class EntityReply(TypedDict):
+    """An entity of a text; `parent` is the index of the smallest entity that strictly contains it, or null."""
+
+    start: int
+    end: int
+    text: str
+    label: str
+    score: float
+    parent: int | None
+    depth: int
+
+
+class OkResult(TypedDict):
+    """A text's entities, sorted by start, then the longest first, then by label."""
+
+    id: str | None
+    status: Literal["ok"]
+    length: int
+    windows: int
+    entities: list[EntityReply]
+
+
+class ErrorResult(TypedDict):
+    """Why a text has no answer; its neighbours have theirs."""
+
+    id: str | None
+    status: Literal["error"]
+    error: ItemProblem
+
+
+class ModelName(TypedDict):
+    """Which model answered."""
+
+    name: str
+    version: str
+
+
+class Usage(TypedDict):
+    """What the request amounted to. Tokens are those that the model read: those of overlaps count twice."""
+
+    characters: int
+    tokens: int
+    windows: int
+
+
+class Timing(TypedDict):
+    """Milliseconds: waiting for the model, in the model, and from the request's last byte to the reply's first."""
+
+    queue: float
+    infer: float
+    total: float
+
+
+class ExtractReply(TypedDict):
+    """One result for each input, in the order of the inputs."""
+
+    model: ModelName
+    offset_unit: OffsetUnit
+    results: list[OkResult | ErrorResult]
+    usage: Usage
+    timing_ms: Timing
+
+
+class ModelSummary(ModelName):
+    """A model in the list of models."""
+
+    default: bool
+
+
+class ModelList(TypedDict):
+    """Every model that is served."""
+
+    models: list[ModelSummary]
+
+
+class WindowReply(TypedDict):
+    """How a long text is read, in tokens. An entity of up to `longest_entity_tokens` is found wherever one ends."""
+
+    max_tokens: int
+    overlap_tokens: int
+    longest_entity_tokens: int
+
+
+class CalibrationReply(TypedDict):
+    """probability = sigma(slope * logit + intercept)."""
+
+    slope: float
+    intercept: float
+
+
+class LimitsReply(TypedDict):
+    """What a request may ask for, and how long it may take."""
+
+    max_inputs: int
+    max_characters: int
+    max_body_bytes: int
+    max_candidates: int
+    queue_tokens: int
+    deadline_s: float
+    body_timeout_s: float
+    grace_s: float
+
+
+class ModelCard(ModelSummary):
+    """What a model is, finds and was measured at."""
+
+    description: str
+    licence: str | None
+    labels: list[str]
+    thresholds: dict[str, float]
+    calibration: dict[str, CalibrationReply] | None
+    window: WindowReply
+    limits: LimitsReply
+    metrics: dict[str, object]
+    data_sha256: str | None
+    digest: str
+
+
+class HealthReply(TypedDict):
+    """The service is live or ready."""
+
+    status: Literal["live", "ready"]

@@ -1,0 +1,108 @@
+"""A process around the app: loads the model, listens, drains on SIGTERM, ends when the model dies."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import signal
+import socket
+import sys
+import traceback
+from collections.abc import Callable
+from types import TracebackType
+
+import uvicorn
+
+from ner_service.serving.app import build_app
+from ner_service.serving.batcher import ModelDiedError
+from ner_service.serving.metrics import Metrics
+from ner_service.serving.registry import Registry, ServedModel
+from ner_service.serving.settings import Settings
+
+_ExceptionInfo = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
+
+# Seconds for replies that are due at the end of the grace to leave.
+_LAST_REPLIES_S = 5
+
+
+class Server(uvicorn.Server):
+    """Uvicorn's server, which tells the models first that it shuts down."""
+
+    def __init__(self, config: uvicorn.Config, registry: Registry, grace_s: float) -> None:
+        super().__init__(config)
+        self._registry = registry
+        self._grace_s = grace_s
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Turn readiness off, finish what was begun within the grace, and refuse the rest with 503."""
+        self._registry.drain()
+        timer = asyncio.get_running_loop().call_later(self._grace_s, self._registry.abort)
+        await super().shutdown(sockets)
+        timer.cancel()
+
+
+def serve(settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT, or until the model dies.
+
+    Raises:
+        BundleError: the model cannot be loaded; nothing was served.
+        ModelDiedError: the model's thread died, or the self-test failed; the process should end with an error.
+    """
+    _log_to_stderr()
+    model_died = False
+
+    def on_death() -> None:
+        nonlocal model_died
+        model_died = True
+        server.should_exit = True
+
+    metrics = Metrics()
+    registry = Registry(_load(settings, metrics, on_death))
+    config = uvicorn.Config(
+        build_app(settings, registry, metrics),
+        host=settings.host,
+        port=settings.port,
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        timeout_graceful_shutdown=math.ceil(settings.grace_s) + _LAST_REPLIES_S,
+    )
+    server = Server(config, registry, settings.grace_s)
+    listener = config.bind_socket()
+    # Uvicorn raises the signal again when it is done; a drained server has done what it was asked to and ends with 0.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+    server.run(sockets=[listener])
+    if model_died:
+        raise ModelDiedError("the model can answer no more; the log says why")
+
+
+def _load(settings: Settings, metrics: Metrics, on_death: Callable[[], None]) -> ServedModel:
+    import torch
+
+    from ner_service.model.encoders import packs
+    from ner_service.recognizer import Recognizer
+
+    if settings.num_threads is not None:
+        torch.set_num_threads(settings.num_threads)
+    recognizer = Recognizer.load(settings.model, settings.device)
+    precision = str(next(recognizer.model.parameters()).dtype).removeprefix("torch.")
+    padded = recognizer.device.type != "cpu" or not packs(recognizer.manifest.model.encoder)
+    model = ServedModel(recognizer, padded=padded, settings=settings, metrics=metrics, on_death=on_death)
+    metrics.model_served(model.digest, precision)
+    return model
+
+
+def _log_to_stderr() -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
+
+
+class _Formatter(logging.Formatter):
+    """Tells an exception by its kind and place: its own words may quote a text."""
+
+    def formatException(self, ei: _ExceptionInfo) -> str:
+        kind, _, trace = ei
+        return "".join(traceback.format_tb(trace)) + (kind.__name__ if kind else "")
