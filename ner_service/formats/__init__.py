@@ -8,27 +8,29 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Literal, get_args
 
 from ner_service.errors import ConfigError, DataError
-from ner_service.formats import jsonl
+from ner_service.formats import cluener, cmeee, conll, jsonl, tags
+from ner_service.formats.detection import detect
 from ner_service.types import Document
 
-Format = Literal["jsonl"]
-FORMATS: tuple[str, ...] = get_args(Format)
+FORMATS = ("jsonl", "cluener", "cmeee", "conll-bio", "conll-iob1", "conll-bioes", "conll-bmes", "conll-bilou")
 
 
-def read_documents(path: Path | str, format: str = "jsonl") -> Iterator[Document]:
-    """The documents of a file, plain or gzipped.
+def read_documents(path: Path | str, format: str = "auto") -> Iterator[Document]:
+    """The documents of a file, plain or gzipped, one at a time.
+
+    Args:
+        path: the file.
+        format: one of `FORMATS`, or "auto" to tell it by the content.
 
     Raises:
         DataError: a fault of the file, or no document in it.
         ConfigError: an unknown format.
     """
     path = Path(path)
-    documents = _read(path, format)
     empty = True
-    for document in documents:
+    for document in _read(path, detect(path) if format == "auto" else format):
         empty = False
         yield document
     if empty:
@@ -46,17 +48,37 @@ def write_documents(documents: Iterable[Document], path: Path | str, format: str
     match format:
         case "jsonl":
             jsonl.write(documents, path)
+        case "cluener":
+            cluener.write(documents, path)
+        case "cmeee":
+            cmeee.write(documents, path)
         case _:
-            raise _unknown(format)
+            conll.write(documents, path, _scheme(format))
 
 
 def _read(path: Path, format: str) -> Iterator[Document]:
     match format:
         case "jsonl":
             return jsonl.read(path)
+        case "cluener":
+            return cluener.read(path)
+        case "cmeee":
+            return cmeee.read(path)
         case _:
-            raise _unknown(format)
+            return conll.read(path, _scheme(format))
 
 
-def _unknown(format: str) -> ConfigError:
-    return ConfigError(f"format: found {format!r}, expected one of {', '.join(FORMATS)}")
+def _scheme(format: str) -> tags.TagScheme:
+    match format:
+        case "conll-bio":
+            return tags.BIO
+        case "conll-iob1":
+            return tags.IOB1
+        case "conll-bioes":
+            return tags.BIOES
+        case "conll-bmes":
+            return tags.BMES
+        case "conll-bilou":
+            return tags.BILOU
+        case _:
+            raise ConfigError(f"format: found {format!r}, expected one of {', '.join(FORMATS)}")

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+import re
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import accumulate
+from pathlib import Path
 from typing import Any, TypeVar
 
 from ner_service.errors import DataError
 from ner_service.formats.lines import Line
-from ner_service.types import Entity
+from ner_service.types import Document, Entity
 
 T = TypeVar("T")
 
 _KINDS = {str: "a string", int: "a whole number", list: "a list", dict: "an object", float: "a number"}
+_SPACE = re.compile(r"[ \t\n]*")
 
 
 def parse_json(line: Line, kind: type[T]) -> T:
@@ -26,6 +31,44 @@ def parse_json(line: Line, kind: type[T]) -> T:
     except (ValueError, RecursionError) as error:
         raise line.error(f"found no valid JSON ({error}), expected {_KINDS[kind]}") from None
     return expect(line, value, kind, "the line")
+
+
+def parse_array(lines: Iterable[Line]) -> Iterator[tuple[Line, object]]:
+    """The items of a JSON array that stands on one or many lines, each with the line where it begins.
+
+    Raises:
+        DataError: no JSON array.
+    """
+    rows = list(lines)
+    content = "\n".join(row.text for row in rows)
+    starts = list(accumulate((len(row.text) + 1 for row in rows[:-1]), initial=0))
+
+    def line_at(position: int) -> Line:
+        return rows[bisect_right(starts, position) - 1]
+
+    decoder = json.JSONDecoder()
+    position = _after_space(content, content.index("[") + 1)
+    closed = content[position : position + 1] == "]"
+    while not closed:
+        try:
+            value, end = decoder.raw_decode(content, position)
+        except (ValueError, RecursionError) as error:
+            found = f"no valid JSON ({getattr(error, 'msg', error)})"
+            raise line_at(getattr(error, "pos", position)).error(f"found {found}, expected a JSON value") from None
+        yield line_at(position), value
+        position = _after_space(content, end)
+        found = content[position : position + 1]
+        if found not in (",", "]"):
+            raise line_at(position).error(f"found {_shown(found)}, expected a comma or the end of the array")
+        closed = found == "]"
+        position = position if closed else _after_space(content, position + 1)
+    if rest := content[position + 1 :].strip():
+        raise line_at(position).error(f"found {_shown(rest)} after the array, expected the end of the file")
+
+
+def _after_space(content: str, position: int) -> int:
+    match = _SPACE.match(content, position)
+    return match.end() if match else position
 
 
 def expect(line: Line, value: object, kind: type[T], name: str) -> T:
@@ -52,7 +95,19 @@ def take(line: Line, record: Mapping[str, Any], key: str, kind: type[T], where: 
     return expect(line, record[key], kind, name)
 
 
-def check_text(line: Line, text: str) -> str:
+def read_identifier(line: Line, record: Mapping[str, Any]) -> str | None:
+    """The value of "id", if any; a number becomes a string.
+
+    Raises:
+        DataError: neither a string nor a whole number.
+    """
+    value = record.get("id")
+    if value is None:
+        return None
+    return str(value) if type(value) is int else check_unicode(line, expect(line, value, str, "id"), "id")
+
+
+def check_unicode(line: Line, text: str, name: str = "text") -> str:
     """The text, if it is Unicode.
 
     Raises:
@@ -62,7 +117,7 @@ def check_text(line: Line, text: str) -> str:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
         found = f"a lone surrogate U+{ord(text[error.start]):04X} at character {error.start}"
-        raise line.error(f"text: found {found}, expected Unicode text") from None
+        raise line.error(f"{name}: found {found}, expected Unicode text") from None
     return text
 
 
@@ -73,10 +128,9 @@ def check_entity(line: Line, text: str, entity: Entity, where: str, mention: str
         DataError: it does not.
     """
     span = f"[{entity.start}, {entity.end})"
-    if not entity.label:
+    if not check_unicode(line, entity.label, f"{where}: label"):
         raise line.error(f"{where}: found an empty label, expected a name")
-    check_text(line, entity.label)
-    if not 0 <= entity.start < entity.end <= len(text):
+    if not _fits(text, entity):
         expected = f"0 <= start < end <= {len(text)}, the length of the text"
         raise line.error(f"{where}: found the span {span}, expected {expected}")
     covered = text[entity.start : entity.end]
@@ -92,9 +146,40 @@ def in_order(entities: Iterable[Entity]) -> tuple[Entity, ...]:
     return tuple(sorted(dict.fromkeys(entities), key=lambda entity: entity.key))
 
 
-def refuse(path: object, index: int, detail: str) -> DataError:
+def refuse(path: Path, index: int, detail: str) -> DataError:
     """A document that the format to be written cannot hold; `index` counts from 0."""
-    return DataError(str(path), None, f"document {index + 1}: {detail}")
+    return DataError(path, None, f"document {index + 1}: {detail}")
+
+
+def check_writable(path: Path, index: int, document: Document, *, partial: bool = False) -> None:
+    """Refuse entities that do not fit the text and, unless the format can say so, partial annotation.
+
+    Raises:
+        DataError: names the document.
+    """
+    for entity in document.entities:
+        if not _fits(document.text, entity):
+            raise refuse(path, index, f"found {entity}, expected a span within {len(document.text)} characters")
+    if document.annotated is not None and not partial:
+        raise refuse(path, index, "found partial annotation, expected all labels annotated; only jsonl can say so")
+
+
+def to_json(path: Path, index: int, record: Mapping[str, object]) -> str:
+    """A document as one line of JSON.
+
+    Raises:
+        DataError: a value that JSON or UTF-8 cannot hold.
+    """
+    try:
+        line = json.dumps(record, ensure_ascii=False, allow_nan=False)
+        line.encode("utf-8")
+    except (TypeError, ValueError, RecursionError) as error:
+        raise refuse(path, index, f"found {error}, expected Unicode text and JSON values") from None
+    return line
+
+
+def _fits(text: str, entity: Entity) -> bool:
+    return 0 <= entity.start < entity.end <= len(text)
 
 
 def _shown(value: object) -> str:

@@ -1,17 +1,27 @@
 """JSON Lines: one document a line, `{"id", "text", "entities": [{"start", "end", "label"}]}`.
 
-Offsets are code points, end exclusive. Optional: `id`, `entities`, `annotated` (the labels that the annotators looked
+Offsets are code points, end exclusive. Optional: `id`, `annotated` (the labels that the annotators looked
 for), in an entity `score` and `text` (its mention, checked). Any other key of a document is metadata.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ner_service.formats.checks import check_entity, check_text, expect, in_order, parse_json, refuse, take
+from ner_service.formats.checks import (
+    check_entity,
+    check_unicode,
+    check_writable,
+    expect,
+    in_order,
+    parse_json,
+    read_identifier,
+    refuse,
+    take,
+    to_json,
+)
 from ner_service.formats.lines import Line, read_lines, write_lines
 from ner_service.types import Document, Entity
 
@@ -39,13 +49,13 @@ def write(documents: Iterable[Document], path: Path) -> None:
 
 
 def _document(line: Line, record: dict[str, Any]) -> Document:
-    text = check_text(line, take(line, record, "text", str))
-    items = expect(line, record.get("entities") or [], list, "entities")
+    text = check_unicode(line, take(line, record, "text", str))
+    items = take(line, record, "entities", list)
     entities = in_order(_entity(line, text, item, f"entities[{index}]") for index, item in enumerate(items))
     return Document(
         text=text,
         entities=entities,
-        id=_identifier(line, record.get("id")),
+        id=read_identifier(line, record),
         annotated=_annotated(line, record.get("annotated"), entities),
         metadata={key: value for key, value in record.items() if key not in _KEYS},
     )
@@ -63,12 +73,6 @@ def _entity(line: Line, text: str, item: object, where: str) -> Entity:
     return check_entity(line, text, Entity(start, end, label, score), where, mention)
 
 
-def _identifier(line: Line, value: object) -> str | None:
-    if value is None:
-        return None
-    return str(value) if type(value) is int else expect(line, value, str, "id")
-
-
 def _annotated(line: Line, value: object, entities: tuple[Entity, ...]) -> frozenset[str] | None:
     if value is None:
         return None
@@ -81,6 +85,7 @@ def _annotated(line: Line, value: object, entities: tuple[Entity, ...]) -> froze
 
 
 def _line(path: Path, index: int, document: Document) -> str:
+    check_writable(path, index, document, partial=True)
     clash = [key for key in document.metadata if key in _KEYS]
     if clash:
         raise refuse(path, index, f"found metadata {clash[0]!r}, expected other keys than {', '.join(_KEYS)}")
@@ -88,12 +93,7 @@ def _line(path: Path, index: int, document: Document) -> str:
     record |= {"text": document.text, "entities": [_item(entity) for entity in document.entities]}
     if document.annotated is not None:
         record["annotated"] = sorted(document.annotated)
-    try:
-        line = json.dumps(record | dict(document.metadata), ensure_ascii=False)
-        line.encode("utf-8")
-    except (TypeError, ValueError) as error:
-        raise refuse(path, index, f"found {error}, expected Unicode text and JSON values") from None
-    return line
+    return to_json(path, index, record | dict(document.metadata))
 
 
 def _item(entity: Entity) -> dict[str, object]:

@@ -95,28 +95,39 @@ def _refuse_surrogates(text: str) -> None:
 
 
 def _encoding(text: str, raw: tokenizers.Encoding) -> Encoding:
-    starts = {start for start, _ in raw.offsets}
-    offsets = tuple(
-        (0, 0) if special else _trimmed(text, start, _past_marks(text, start, end, starts))
-        for special, (start, end) in zip(raw.special_tokens_mask, raw.offsets, strict=True)
-    )
-    return Encoding(token_ids=tuple(raw.ids), offsets=offsets)
+    offsets: Sequence[tuple[int, int]] = [
+        (0, 0) if special else span for special, span in zip(raw.special_tokens_mask, raw.offsets, strict=True)
+    ]
+    characters = set(text)
+    if any(unicodedata.category(character)[0] == "M" for character in characters):
+        offsets = _past_marks(text, offsets)
+    spaces = {character for character in characters if character.isspace()}
+    if spaces:
+        offsets = [
+            _trimmed(text, start, end)
+            if start < end and (text[start] in spaces or text[end - 1] in spaces)
+            else (start, end)
+            for start, end in offsets
+        ]
+    return Encoding(token_ids=tuple(raw.ids), offsets=tuple(offsets))
 
 
-def _past_marks(text: str, start: int, end: int, starts: set[int]) -> int:
-    """The end, moved past combining marks that no token covers.
+def _past_marks(text: str, offsets: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The ranges, each with the combining marks after it that no token covers.
 
     A normaliser that composes or drops an accent reports the base character alone.
     """
-    while start < end < len(text) and end not in starts and unicodedata.category(text[end])[0] == "M":
-        end += 1
-    return end
+    starts = {start for start, _ in offsets}
+    longer = []
+    for start, end in offsets:
+        while start < end < len(text) and end not in starts and unicodedata.category(text[end])[0] == "M":
+            end += 1
+        longer.append((start, end))
+    return longer
 
 
 def _trimmed(text: str, start: int, end: int) -> tuple[int, int]:
     """The range without whitespace at its ends; a range of whitespace only stays as it is."""
-    if start == end or not (text[start].isspace() or text[end - 1].isspace()):
-        return start, end
     mention = text[start:end]
     if mention.isspace():
         return start, end
