@@ -1,0 +1,1 @@
+"""Foreign weights -> our models, a file a source format."""

@@ -1,0 +1,168 @@
+"""ner-train: one function a verb. Tables for people, `--json` for programs; exit codes 0, 1 (refused) and 2 (usage)."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+import typer
+from accelerate import Accelerator
+from rich.console import Console
+
+from ner_service.bundle import Bundle
+from ner_service.errors import ConfigError, NerServiceError
+from ner_service.formats import read_documents
+from ner_service.recognizer import Recognizer
+from training.config import load_run
+from training.evaluation import evaluate
+from training.loop import train as run_loop
+from training.loop import weights_of
+from training.reports import lost_table, score_table, show_progress
+from training.setup import Setup, prepare
+from training.state import State
+from training.steps import build_optimizer
+
+app = typer.Typer(
+    help="Train, evaluate and export named-entity models.", no_args_is_help=True, add_completion=False,
+    pretty_exceptions_enable=False,
+)
+console = Console(stderr=True)
+
+SNAPSHOT = "snapshot.pt"
+SNAPSHOT_EVERY_S = 60.0
+BUNDLE = "bundle"
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of tables.")]
+
+
+@app.command()
+def init(folder: Annotated[Path, typer.Argument(help="A new folder.")]) -> None:
+    """Write a run and sample data that train in a minute, to start from."""
+    with _refusals():
+        run = write_sample(folder)
+        console.print(f"Wrote {folder}. Next: ner-train train {run} -o {folder / 'run'}")
+
+
+@app.command()
+def train(
+    config: Annotated[Path, typer.Argument(help="A run in TOML.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the run; the bundle stands in it.")],
+    settings: Annotated[list[str] | None, typer.Option("--set", help="Override, e.g. optimizer.lr=2e-5.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where the run was interrupted.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Train a model and write its bundle."""
+    with _refusals():
+        run = load_run(config, settings or [])
+        accelerator = Accelerator(cpu=run.device == "cpu", mixed_precision="bf16" if run.precision == "bf16" else "no")
+        if run.device == "cuda" and accelerator.device.type != "cuda":
+            raise ConfigError("device: found no GPU, expected one for 'cuda'")
+        setup = prepare(run, config.parent)
+        _show_lost(setup, accelerator)
+        state = _start(setup, accelerator, output, resume)
+        _run(setup, state, accelerator, output)
+        if accelerator.is_main_process:
+            metrics = _export(setup, state, accelerator.device, output / BUNDLE)
+            if as_json:
+                print(json.dumps(metrics, ensure_ascii=False))
+            console.print(f"Wrote {output / BUNDLE}. Next: ner-service serve --model {output / BUNDLE}")
+
+
+@app.command(name="evaluate")
+def evaluate_command(
+    bundle: Annotated[Path, typer.Argument(help="A bundle.")],
+    data: Annotated[Path, typer.Argument(help="Annotated documents.")],
+    format: Annotated[str, typer.Option(help="Format of the documents.")] = "jsonl",
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    as_json: Json = False,
+) -> None:
+    """Measure a bundle on annotated documents: strict precision, recall and F1."""
+    with _refusals():
+        report = evaluate(Recognizer.load(bundle, device), list(read_documents(data, format)))
+        if as_json:
+            print(json.dumps(report.as_dict(), ensure_ascii=False))
+        else:
+            Console().print(score_table(report))
+
+
+@app.command()
+def export(
+    bundle: Annotated[Path, typer.Argument(help="A bundle, as `train` writes it.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where the exported bundle goes.")],
+    name: Annotated[str | None, typer.Option(help="Another name.")] = None,
+    version: Annotated[str | None, typer.Option(help="Another version.")] = None,
+    precision: Annotated[Literal["fp32", "fp16"], typer.Option(help="Precision of the stored weights.")] = "fp32",
+) -> None:
+    """Write a bundle under another name, version or precision of its weights."""
+    with _refusals():
+        source = Bundle.load(bundle)
+        manifest = source.manifest
+        manifest = replace(manifest, name=name or manifest.name, version=version or manifest.version)
+        dtype = torch.float16 if precision == "fp16" else torch.float32
+        weights = {key: value.to(dtype) for key, value in source.weights.items()}
+        written = replace(source, manifest=manifest, weights=weights).save(output)
+        num_bytes = sum(record.num_bytes for record in written.files.values())
+        console.print(f"Wrote {output}: {num_bytes / 2**20:.1f} MiB")
+
+
+def _start(setup: Setup, accelerator: Accelerator, output: Path, resume: bool) -> State:
+    model = setup.build_model().to(accelerator.device)
+    state = State(model=model, optimizer=build_optimizer(model.encoder, model.spans, setup.run.optimizer))
+    snapshot = output / SNAPSHOT
+    if resume and snapshot.is_file():
+        state.restore(snapshot, setup.fingerprint())
+    elif snapshot.exists():
+        raise ConfigError(f"{snapshot}: a run stands here; go on with --resume, or choose another folder")
+    return state
+
+
+def _run(setup: Setup, state: State, accelerator: Accelerator, output: Path) -> None:
+    """Train to the end, with a snapshot a minute and one an epoch."""
+    output.mkdir(parents=True, exist_ok=True)
+    quiet = Console(stderr=True, quiet=not accelerator.is_main_process)
+    saved_s = time.monotonic()
+    for progress in show_progress(run_loop(setup, state, accelerator), quiet):
+        due = progress.finished is not None or time.monotonic() - saved_s > SNAPSHOT_EVERY_S
+        if due and accelerator.is_main_process:
+            state.save(output / SNAPSHOT, setup.fingerprint())
+            saved_s = time.monotonic()
+
+
+def _export(setup: Setup, state: State, device: torch.device, folder: Path) -> dict[str, object]:
+    """Write the best epoch's bundle; its metrics, and the F1 of the last epoch beside them."""
+    last = state.history[-1]
+    draft = setup.bundle(state.best_weights or weights_of(state.model), {})
+    best = evaluate(Recognizer(draft, device), setup.corpus.dev)
+    lost = setup.unrepresentable()
+    metrics: dict[str, object] = {
+        "best_epoch": state.best.epoch + 1 if state.best else 0,
+        "last_epoch_f1": last.f1,
+        "unrepresentable_entities": len(lost),
+        **best.as_dict(),
+        "history": {str(record.epoch + 1): {"loss": record.loss, "f1": record.f1} for record in state.history},
+    }
+    setup.bundle(draft.weights, metrics).save(folder)
+    console.print(score_table(best))
+    return metrics
+
+
+def _show_lost(setup: Setup, accelerator: Accelerator) -> None:
+    lost = setup.unrepresentable()
+    if lost and accelerator.is_main_process:
+        console.print(lost_table(lost))
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """A fault of the caller's is a message and exit code 1, never a stack trace."""
+    try:
+        yield
+    except NerServiceError as error:
+        console.print(f"error: {error}", style="red", markup=False, highlight=False)
+        raise typer.Exit(1) from error

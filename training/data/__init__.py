@@ -1,0 +1,1 @@
+"""Documents to batches: sources, targets, loader, augmentation, tokenizer training."""

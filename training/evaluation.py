@@ -1,0 +1,183 @@
+"""Precision, recall and F1 over documents, by way of the recognizer: the measured F1 is the served F1.
+
+A prediction counts when start, end and label are all right. Every gold entity counts, also one that no token boundary
+fits. A label that a document is not annotated for is neither right nor wrong there. Knows no training.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from seqeval.metrics.v1 import precision_recall_fscore_support
+from seqeval.scheme import IOB2
+
+from ner_service.decoding import apply_overlap
+from ner_service.errors import NerServiceError
+from ner_service.recognizer import Recognizer
+from ner_service.types import Document, Entity
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """Counts of predicted, gold and right entities, and what follows from them; 0 where a ratio has no denominator."""
+
+    num_predicted: int
+    num_gold: int
+    num_right: int
+
+    @property
+    def precision(self) -> float:
+        return self.num_right / self.num_predicted if self.num_predicted else 0.0
+
+    @property
+    def recall(self) -> float:
+        return self.num_right / self.num_gold if self.num_gold else 0.0
+
+    @property
+    def f1(self) -> float:
+        total = self.num_predicted + self.num_gold
+        return 2 * self.num_right / total if total else 0.0
+
+    def as_dict(self) -> dict[str, float]:
+        return {"precision": self.precision, "recall": self.recall, "f1": self.f1, "support": self.num_gold}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What was measured on a set of documents.
+
+    `overlapping` counts the documents whose gold entities overlap, `flat` the others. `inner` and `outer` split the
+    entities of all documents: an inner one lies inside another gold (for recall) or predicted (for precision) one.
+    Where no gold overlaps, `flat_policy` scores the answers under `overlap: flat`, and `seqeval` is that library's view
+    of the same answers.
+    """
+
+    num_documents: int
+    micro: Score
+    labels: dict[str, Score]
+    flat: Score
+    overlapping: Score
+    outer: Score
+    inner: Score
+    flat_policy: Score | None = None
+    seqeval: dict[str, float] | None = None
+
+    @property
+    def macro_f1(self) -> float:
+        """Mean F1 of the labels that occur in gold."""
+        found = [score.f1 for score in self.labels.values() if score.num_gold]
+        return sum(found) / len(found) if found else 0.0
+
+    def as_dict(self) -> dict[str, object]:
+        names = ("micro", "flat", "overlapping", "outer", "inner", "flat_policy")
+        scores = {name: getattr(self, name) for name in names}
+        return {
+            "documents": self.num_documents,
+            "macro_f1": self.macro_f1,
+            "scores": {name: score.as_dict() for name, score in scores.items() if score is not None},
+            "labels": {label: score.as_dict() for label, score in self.labels.items()},
+            "seqeval": self.seqeval or {},
+        }
+
+
+def evaluate(recognizer: Recognizer, documents: Sequence[Document]) -> Report:
+    """Recognise every document's text and compare; for flat gold, ask seqeval too.
+
+    Raises:
+        NerServiceError: a text that the service would refuse.
+    """
+    predictions = predict(recognizer, documents)
+    report = compare(documents, predictions)
+    if any(has_overlap(document.entities) for document in documents):
+        return report
+    flat = [apply_overlap(entities, "flat") for entities in predictions]
+    return replace(report, flat_policy=compare(documents, flat).micro, seqeval=seqeval_score(documents, flat))
+
+
+def predict(recognizer: Recognizer, documents: Sequence[Document]) -> list[tuple[Entity, ...]]:
+    """The recognizer's entities for each document, those that the document is not annotated for left out.
+
+    Raises:
+        NerServiceError: a text that the service would refuse.
+    """
+    predictions = []
+    for document, answer in zip(documents, recognizer.recognize([d.text for d in documents]), strict=True):
+        if isinstance(answer, NerServiceError):
+            raise answer
+        predictions.append(_annotated(answer.entities, document))
+    return predictions
+
+
+def compare(documents: Sequence[Document], predictions: Sequence[Iterable[Entity]]) -> Report:
+    """Score predictions, one collection a document, against the documents' entities."""
+    pairs = [(set(_annotated(d.entities, d)), set(p)) for d, p in zip(documents, predictions, strict=True)]
+    overlapping = [has_overlap(gold) for gold, _ in pairs]
+    names = sorted({entity.label for gold, predicted in pairs for entity in gold | predicted})
+    inside = [(_inner(gold), _inner(predicted)) for gold, predicted in pairs]
+    outside = [(gold - a, predicted - b) for (gold, predicted), (a, b) in zip(pairs, inside, strict=True)]
+    return Report(
+        num_documents=len(pairs),
+        micro=_count(pairs),
+        labels={name: _count(pairs, lambda entity, name=name: entity.label == name) for name in names},
+        flat=_count([pair for pair, nested in zip(pairs, overlapping, strict=True) if not nested]),
+        overlapping=_count([pair for pair, nested in zip(pairs, overlapping, strict=True) if nested]),
+        outer=_count(outside),
+        inner=_count(inside),
+    )
+
+
+def has_overlap(entities: Iterable[Entity]) -> bool:
+    """Whether two of the entities share a character."""
+    ordered = sorted(entities, key=lambda entity: entity.key)
+    return any(one.end > other.start for one, other in zip(ordered, ordered[1:], strict=False))
+
+
+def _annotated(entities: Iterable[Entity], document: Document) -> tuple[Entity, ...]:
+    return tuple(e for e in entities if document.annotated is None or e.label in document.annotated)
+
+
+def _inner(entities: set[Entity]) -> set[Entity]:
+    """Entities that lie inside a longer one of the same set."""
+    return {
+        entity
+        for entity in entities
+        if any(
+            other.start <= entity.start and entity.end <= other.end and other.end - other.start > entity.end - entity.start
+            for other in entities
+        )
+    }
+
+
+def _count(
+    pairs: Iterable[tuple[set[Entity], set[Entity]]], wanted: Callable[[Entity], bool] = lambda entity: True
+) -> Score:
+    totals: Counter[str] = Counter()
+    for gold, predicted in pairs:
+        gold, predicted = set(filter(wanted, gold)), set(filter(wanted, predicted))
+        totals.update(predicted=len(predicted), gold=len(gold), right=len(gold & predicted))
+    return Score(totals["predicted"], totals["gold"], totals["right"])
+
+
+def seqeval_score(documents: Sequence[Document], predictions: Sequence[Iterable[Entity]]) -> dict[str, float]:
+    """The field's yardstick for flat entities: seqeval, strict, IOB2, one tag a character; micro averages.
+
+    Raises:
+        ValueError: entities overlap; tags cannot say that.
+    """
+    gold = [_tags(document.text, document.entities) for document in documents]
+    predicted = [_tags(document.text, found) for document, found in zip(documents, predictions, strict=True)]
+    precision, recall, f1, _ = precision_recall_fscore_support(
+        gold, predicted, average="micro", scheme=IOB2, zero_division=0
+    )
+    return {"precision": float(precision), "recall": float(recall), "f1": float(f1)}
+
+
+def _tags(text: str, entities: Iterable[Entity]) -> list[str]:
+    tags = ["O"] * len(text)
+    for entity in entities:
+        if any(tag != "O" for tag in tags[entity.start : entity.end]):
+            raise ValueError("entities overlap; IOB2 tags hold one entity a character")
+        tags[entity.start : entity.end] = [f"B-{entity.label}"] + [f"I-{entity.label}"] * (entity.end - entity.start - 1)
+    return tags

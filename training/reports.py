@@ -1,0 +1,78 @@
+"""Reports for people: tables and the progress bar of a run. Knows no model."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from training.data.targets import Unrepresentable
+from training.evaluation import Report, Score
+from training.loop import Progress as RunProgress
+
+SHOWN = 10
+"""Entries of a list that are shown before it is cut short with a count."""
+
+
+def score_table(report: Report) -> Table:
+    """Figures of a report: the whole, its parts, every label."""
+    table = Table("", "precision", "recall", "F1", "gold")
+    for name in ("micro", "flat", "overlapping", "outer", "inner", "flat_policy"):
+        score = getattr(report, name)
+        if score is not None and (score.num_gold or name == "micro"):
+            table.add_row(name, *_cells(score))
+    table.add_row("macro", "", "", f"{report.macro_f1:.4f}", "")
+    if report.seqeval:
+        table.add_row("seqeval", *(f"{report.seqeval[key]:.4f}" for key in ("precision", "recall", "f1")), "")
+    table.add_section()
+    for label, score in report.labels.items():
+        table.add_row(label, *_cells(score))
+    return table
+
+
+def lost_table(lost: list[Unrepresentable]) -> Table:
+    """Gold entities that no span of tokens fits."""
+    table = Table("document", "label", "mention", "why", title=f"{len(lost)} entities cannot be predicted")
+    for item in lost[:SHOWN]:
+        entity = item.entity
+        mention = item.document.text[entity.start : entity.end]
+        table.add_row(item.document.id or "", entity.label, mention[:60], item.reason)
+    if len(lost) > SHOWN:
+        table.caption = f"and {len(lost) - SHOWN} more"
+    return table
+
+
+def show_progress(progress: Iterable[RunProgress], console: Console) -> Iterator[RunProgress]:
+    """Pass a run's progress on, with a bar an epoch: loss, tokens a second, time left; and a line for each dev F1."""
+    columns = (
+        TextColumn("epoch {task.fields[epoch]}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("loss {task.fields[loss]:.4f}  F1 {task.fields[f1]}  {task.fields[speed]:,.0f} tokens/s"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task("", epoch=0, loss=0.0, f1="-", speed=0.0)
+        epoch, loss, num_tokens, since = -1, 0.0, 0, time.monotonic()
+        for report in progress:
+            if report.epoch != epoch:
+                bar.reset(task, total=report.num_steps)
+                epoch, loss, num_tokens, since = report.epoch, report.loss, 0, time.monotonic()
+            loss = 0.98 * loss + 0.02 * report.loss
+            num_tokens += report.num_tokens
+            if report.finished is None:
+                speed = num_tokens / max(time.monotonic() - since, 1e-9)
+                bar.update(task, completed=report.step, epoch=report.epoch + 1, loss=loss, speed=speed)
+            else:
+                done = report.finished
+                bar.update(task, f1=f"{done.f1:.4f}")
+                console.print(f"epoch {done.epoch + 1}: loss {done.loss:.4f}, dev F1 {done.f1:.4f}")
+            yield report
+
+
+def _cells(score: Score) -> tuple[str, str, str, str]:
+    return (f"{score.precision:.4f}", f"{score.recall:.4f}", f"{score.f1:.4f}", str(score.num_gold))

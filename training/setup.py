@@ -1,0 +1,129 @@
+"""A run's configuration -> its labels, documents, tokenizer and model: everything that stands before the first step."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ner_service.bundle import Bundle, Manifest
+from ner_service.bundle.manifest import MANIFEST
+from ner_service.errors import ConfigError
+from ner_service.model.config import EncoderConfig, Heads, ModelConfig
+from ner_service.model.span_model import SpanModel
+from ner_service.recognizer import Recognizer
+from ner_service.records import structure, unstructure
+from ner_service.text.tokenizer import TextTokenizer
+from ner_service.types import LabelSet
+from training.checkpoints.huggingface import load_checkpoint
+from training.config import RunConfig
+from training.data.sources import Corpus, read_corpus
+from training.data.targets import Unrepresentable, encode_documents
+from training.data.tokenizer_training import train_tokenizer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setup:
+    """A run that is ready to start. `weights` are those it starts from, by our names; empty from random."""
+
+    run: RunConfig
+    corpus: Corpus
+    tokenizer: TextTokenizer
+    config: ModelConfig
+    weights: Mapping[str, Tensor]
+
+    def build_model(self) -> SpanModel:
+        """The model at the start of the run. Where the labels are those of the start, their head comes along."""
+        torch.manual_seed(self.run.seed)
+        model = SpanModel(self.config, len(self.corpus.labels))
+        missing, unknown = model.load_state_dict(self.weights, strict=False)
+        if unknown or any(not name.startswith("spans.") for name in missing if self.weights):
+            raise ConfigError(f"model.start_from: weights do not fit: unknown {unknown}, missing {missing}")
+        return model
+
+    def manifest(self, metrics: Mapping[str, object]) -> Manifest:
+        """What the run's bundle says of itself."""
+        return Manifest(
+            name=self.run.name,
+            description=self.run.description,
+            licence=self.run.licence,
+            labels=self.corpus.labels.names,
+            model=self.config,
+            window=self.run.window,
+            thresholds=dict.fromkeys(self.corpus.labels, 0.5),
+            metrics=metrics,
+            data_sha256=self.corpus.sha256,
+            run=unstructure(self.run),
+        )
+
+    def bundle(self, weights: dict[str, Tensor], metrics: Mapping[str, object]) -> Bundle:
+        return Bundle(manifest=self.manifest(metrics), tokenizer=self.tokenizer, weights=weights)
+
+    def recognizer(self, model: nn.Module) -> Recognizer:
+        """A recognizer with the model's present weights, as the service would load them."""
+        device = next(model.parameters()).device
+        return Recognizer(self.bundle(model.state_dict(), {}), device)
+
+    def fingerprint(self) -> str:
+        """Tells runs apart that may not resume each other."""
+        return hashlib.sha256(json.dumps([unstructure(self.run), self.corpus.sha256]).encode("utf-8")).hexdigest()
+
+    def unrepresentable(self) -> list[Unrepresentable]:
+        """Gold entities, of train and dev, that the model can never predict."""
+        documents = (*self.corpus.train, *self.corpus.dev)
+        return encode_documents(documents, self.tokenizer, self.run.window, self.corpus.labels)[1]
+
+
+def prepare(run: RunConfig, folder: Path) -> Setup:
+    """Read the data, get the tokenizer, settle the model. Relative paths count from `folder`, that of the run's file.
+
+    Raises:
+        ConfigError, DataError, BundleError: name what is wrong.
+    """
+    corpus = read_corpus(run.data, folder)
+    head = Heads(spans=run.model.head)
+    if run.model.start_from is None:
+        tokenizer = _tokenizer(run, corpus, folder)
+        encoder = _encoder(run.model.encoder or {}, tokenizer.vocab_size)
+        weights: Mapping[str, Tensor] = {}
+    else:
+        tokenizer, encoder, weights = _start(run.model.start_from, folder, corpus.labels, head)
+    return Setup(
+        run=run, corpus=corpus, tokenizer=tokenizer, config=ModelConfig(encoder=encoder, heads=head), weights=weights
+    )
+
+
+def _tokenizer(run: RunConfig, corpus: Corpus, folder: Path) -> TextTokenizer:
+    config = run.tokenizer
+    if config.file is not None:
+        return TextTokenizer.from_json((folder / config.file).read_text(encoding="utf-8"))
+    texts = [document.text for document in corpus.train]
+    return train_tokenizer(texts, vocab_size=config.vocab_size, min_frequency=config.min_frequency)
+
+
+def _encoder(table: Mapping[str, object], vocab_size: int) -> EncoderConfig:
+    if "kind" not in table:
+        raise ConfigError("model.encoder.kind: missing; expected 'roformer', 'roformer_v2' or 'huggingface'")
+    if table["kind"] == "huggingface":
+        table = {**table, "config": {**dict(table.get("config", {})), "vocab_size": vocab_size}}  # type: ignore[call-overload]
+    else:
+        table = {**table, "vocab_size": vocab_size}
+    return structure(EncoderConfig, table, "model.encoder")  # type: ignore[arg-type]
+
+
+def _start(
+    name: str, folder: Path, labels: LabelSet, heads: Heads
+) -> tuple[TextTokenizer, EncoderConfig, dict[str, Tensor]]:
+    """A bundle's encoder, and its head where labels and head are the run's too; or a foreign encoder."""
+    if (folder / name / MANIFEST).is_file():
+        bundle = Bundle.load(folder / name)
+        same = bundle.manifest.labels == labels.names and bundle.manifest.model.heads == heads
+        weights = {key: value.float() for key, value in bundle.weights.items() if same or key.startswith("encoder.")}
+        return bundle.tokenizer, bundle.manifest.model.encoder, weights
+    foreign = load_checkpoint(str(folder / name) if (folder / name).is_dir() else name)
+    return foreign.tokenizer, foreign.config, {f"encoder.{key}": value for key, value in foreign.weights.items()}
