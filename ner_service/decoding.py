@@ -42,7 +42,8 @@ class Calibration:
     def probability(self, label_N: IntArray, score_N: FloatArray) -> FloatArray:
         """Probability of each candidate's logit."""
         logit_N = np.asarray(self.slopes)[label_N] * score_N + np.asarray(self.intercepts)[label_N]
-        return np.exp(-np.logaddexp(0.0, -logit_N))
+        probability_N: FloatArray = np.exp(-np.logaddexp(0.0, -logit_N))
+        return probability_N
 
     def cutoff(self, label: int, probability: float) -> float:
         """The logit above which a label's probability is above `probability`; -inf at 0, +inf at 1."""
@@ -109,7 +110,7 @@ def apply_overlap(entities: Sequence[Entity], policy: OverlapPolicy) -> list[Ent
 
 
 def nesting(entities: Sequence[Entity]) -> list[tuple[int | None, int]]:
-    """For each of the entities, in `Entity.key` order, the index of the smallest one that strictly contains it, and depth.
+    """For each entity, in `Entity.key` order, the index of the smallest one that strictly contains it, and its depth.
 
     Depth counts the steps to the outermost along parents. Of several smallest ones the first in order is the parent.
     """

@@ -6,9 +6,9 @@
     │   ├── TextTooLongError         text_too_long         over a limit that the caller knows
     │   ├── TooManyCandidatesError   too_many_candidates   a threshold so low that nearly every span is an answer
     │   ├── UnknownLabelError        unknown_label         a label that the model does not have
-    │   ├── DataError                invalid_data          a data file: names file, line, what was found and expected
-    │   ├── ConfigError              invalid_config        a run or manifest: names the key, what was found and expected
-    │   └── BundleError              invalid_bundle        a model folder that is incomplete, altered or of another format
+    │   ├── DataError                invalid_data          a data file: names file, line, the fault
+    │   ├── ConfigError              invalid_config        a run or manifest: names the key, the fault
+    │   └── BundleError              invalid_bundle        a model folder: incomplete, altered or foreign
     └── ServiceError                 ours; the caller may try again
         └── InferenceError           inference_failed      the model failed on this item
 

@@ -6,8 +6,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 import torch
 
@@ -19,7 +20,10 @@ from ner_service.model.span_model import SpanModel
 from ner_service.text.planning import plan_groups
 from ner_service.text.tokenizer import TextTokenizer
 from ner_service.text.windows import merge, split
-from ner_service.types import Encoding, Entity, LabelSet, RecognizeOptions, Recognition, Window
+from ner_service.types import Encoding, Entity, LabelSet, Recognition, RecognizeOptions, Window
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 BATCH_TOKENS = 4096
 """Tokens that go through the encoder at a time in `recognize`."""
@@ -64,7 +68,9 @@ class Recognizer:
         """
         for name in [*(options.labels or ()), *options.label_thresholds]:
             self.labels.index(name)
-        default = self.manifest.thresholds if options.threshold is None else dict.fromkeys(self.labels, options.threshold)
+        default = (
+            self.manifest.thresholds if options.threshold is None else dict.fromkeys(self.labels, options.threshold)
+        )
         thresholds = {**default, **options.label_thresholds}
         wanted = set(self.labels) if options.labels is None else options.labels
         return tuple(
@@ -91,7 +97,8 @@ class Recognizer:
         for found in candidates:
             if found.overflow is not None:
                 raise TooManyCandidatesError(
-                    f"more than {self.manifest.max_candidates} spans of {found.overflow!r} in one window; raise its threshold"
+                    f"more than {self.manifest.max_candidates} spans of {found.overflow!r} in one window; "
+                    "raise its threshold"
                 )
         answers = [
             (window, decode(found, window.encoding, self.labels, self.calibration))
@@ -108,19 +115,21 @@ class Recognizer:
         texts_windows = [_attempt(self.encode, text) for text in texts]
         windows = [window for item in texts_windows if not isinstance(item, NerServiceError) for window in item]
         found: dict[int, Candidates] = {}
-        groups = plan_groups([len(window.encoding) for window in windows], BATCH_TOKENS, padded=self.device.type != "cpu")
+        groups = plan_groups(
+            [len(window.encoding) for window in windows], BATCH_TOKENS, padded=self.device.type != "cpu"
+        )
         for group in groups:
             answers = self.forward([windows[index].encoding for index in group], [cutoffs] * len(group))
             found.update(zip(group, answers, strict=True))
         stream = iter(found[index] for index in range(len(windows)))
         return [
-            item if isinstance(item, NerServiceError) else _attempt(self._answer, item, [next(stream) for _ in item], options)
+            item
+            if isinstance(item, NerServiceError)
+            else _attempt(self._answer, item, [next(stream) for _ in item], options)
             for item in texts_windows
         ]
 
-    def _answer(
-        self, windows: list[Window], candidates: list[Candidates], options: RecognizeOptions
-    ) -> Recognition:
+    def _answer(self, windows: list[Window], candidates: list[Candidates], options: RecognizeOptions) -> Recognition:
         num_tokens = sum(len(window.encoding) for window in windows)
         return Recognition(self.decode(windows, candidates, options), len(windows), num_tokens)
 
@@ -128,8 +137,8 @@ class Recognizer:
         counts = torch.bincount(cells.label_N, minlength=len(self.labels))
         if int(counts.max()) > self.manifest.max_candidates:
             return Candidates.none(overflow=self.labels[int(counts.argmax())])
-        index = (cells.label_N, cells.start_N, cells.end_N)
-        return Candidates(*(tensor.cpu().numpy() for tensor in index), cells.score_N.double().cpu().numpy())
+        label_N, start_N, end_N = (index.cpu().numpy() for index in (cells.label_N, cells.start_N, cells.end_N))
+        return Candidates(label_N, start_N, end_N, cells.score_N.double().cpu().numpy())
 
 
 def pick_device(name: str) -> torch.device:
@@ -144,8 +153,8 @@ def _inner_tokens(encoding: Encoding) -> torch.Tensor:
     return torch.tensor([i for i, (start, end) in enumerate(encoding.offsets) if start < end], dtype=torch.long)
 
 
-def _attempt(step, *arguments):
+def _attempt(step: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T | NerServiceError:
     try:
-        return step(*arguments)
+        return step(*arguments, **options)
     except NerServiceError as error:
         return error

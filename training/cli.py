@@ -29,7 +29,9 @@ from training.state import State
 from training.steps import build_optimizer
 
 app = typer.Typer(
-    help="Train, evaluate and export named-entity models.", no_args_is_help=True, add_completion=False,
+    help="Train, evaluate and export named-entity models.",
+    no_args_is_help=True,
+    add_completion=False,
     pretty_exceptions_enable=False,
 )
 console = Console(stderr=True)

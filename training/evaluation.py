@@ -144,7 +144,9 @@ def _inner(entities: set[Entity]) -> set[Entity]:
         entity
         for entity in entities
         if any(
-            other.start <= entity.start and entity.end <= other.end and other.end - other.start > entity.end - entity.start
+            other.start <= entity.start
+            and entity.end <= other.end
+            and other.end - other.start > entity.end - entity.start
             for other in entities
         )
     }
@@ -179,5 +181,7 @@ def _tags(text: str, entities: Iterable[Entity]) -> list[str]:
     for entity in entities:
         if any(tag != "O" for tag in tags[entity.start : entity.end]):
             raise ValueError("entities overlap; IOB2 tags hold one entity a character")
-        tags[entity.start : entity.end] = [f"B-{entity.label}"] + [f"I-{entity.label}"] * (entity.end - entity.start - 1)
+        tags[entity.start : entity.end] = [f"B-{entity.label}"] + [f"I-{entity.label}"] * (
+            entity.end - entity.start - 1
+        )
     return tags

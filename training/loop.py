@@ -59,9 +59,7 @@ def train(setup: Setup, state: State, accelerator: Accelerator) -> Iterator[Prog
             state.loss_sum += loss
             state.step += 1
             num_tokens = sum(objective.num_tokens(batch) for batch in step)
-            yield Progress(
-                epoch=state.epoch, step=state.step, num_steps=len(steps), loss=loss, num_tokens=num_tokens
-            )
+            yield Progress(epoch=state.epoch, step=state.step, num_steps=len(steps), loss=loss, num_tokens=num_tokens)
         record = _finish_epoch(setup, state, accelerator, len(steps))
         yield Progress(
             epoch=record.epoch, step=len(steps), num_steps=len(steps), loss=record.loss, num_tokens=0, finished=record

@@ -16,12 +16,10 @@ def model_card(manifest: Manifest) -> str:
         manifest.description,
         f"Licence: {manifest.licence}" if manifest.licence else "",
         "## What it finds",
-        _table(
-            ("label", "threshold"), [(label, f"{manifest.thresholds[label]:.2f}") for label in manifest.labels]
-        ),
+        _table(("label", "threshold"), [(label, f"{manifest.thresholds[label]:.2f}") for label in manifest.labels]),
         f"Scores are probabilities: {calibrated}.",
-        f"It reads {manifest.window.max_tokens} tokens at a time. Longer texts are read in overlapping windows; an entity "
-        f"of up to {manifest.window.overlap_tokens} tokens is found wherever a window ends.",
+        f"It reads {manifest.window.max_tokens} tokens at a time. Longer texts are read in overlapping windows; an "
+        f"entity of up to {manifest.window.overlap_tokens} tokens is found wherever a window ends.",
         "## What it is",
         f"Encoder `{encoder.kind}`, head `{manifest.model.heads.spans.kind}`.",
         "## What was measured",

@@ -52,7 +52,9 @@ class Manifest:
 
     def __post_init__(self) -> None:
         if set(self.thresholds) != set(self.labels):
-            raise ValueError(f"thresholds for {sorted(self.thresholds)}, expected one for each of {sorted(self.labels)}")
+            raise ValueError(
+                f"thresholds for {sorted(self.thresholds)}, expected one for each of {sorted(self.labels)}"
+            )
         if self.calibration is not None and len(self.calibration.slopes) != len(self.labels):
             raise ValueError(f"calibration of {len(self.calibration.slopes)} labels, expected {len(self.labels)}")
 

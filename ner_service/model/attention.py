@@ -34,9 +34,7 @@ class RotaryAttention(nn.Module):
         """Attended values [B, L, D] after the output projection. `table_BLK` comes from `rotary_table`."""
         projected_BLHK = self.query_key_value(hidden_BLD).unflatten(-1, (3 * self.num_heads, -1))
         num_turned = 3 if self.rotary_value else 2
-        turned, plain = projected_BLHK.split(
-            [num_turned * self.num_heads, (3 - num_turned) * self.num_heads], dim=2
-        )
+        turned, plain = projected_BLHK.split([num_turned * self.num_heads, (3 - num_turned) * self.num_heads], dim=2)
         turned = rotate(turned, table_BLK[:, :, None])
         query, key, value = torch.cat([turned, plain], dim=2).transpose(1, 2).chunk(3, dim=1)
         attended_BHLK = attend(query, key, value, mask, self.dropout if self.training else 0.0)
@@ -52,6 +50,4 @@ def attend(query_BHLK: Tensor, key_BHLK: Tensor, value_BHLK: Tensor, mask: Mask,
             [functional.scaled_dot_product_attention(q, k, v, dropout_p=dropout) for q, k, v in texts], dim=2
         )
     keys = None if mask.valid_BL is None else mask.valid_BL[:, None, None, :]
-    return functional.scaled_dot_product_attention(
-        query_BHLK, key_BHLK, value_BHLK, attn_mask=keys, dropout_p=dropout
-    )
+    return functional.scaled_dot_product_attention(query_BHLK, key_BHLK, value_BHLK, attn_mask=keys, dropout_p=dropout)

@@ -1,7 +1,7 @@
 """Encodings as tensors: padded into a rectangle, or packed end to end into one row.
 
-A packed row wastes nothing on padding and is what CPUs like; a padded rectangle keeps the number of kernels small and is
-what GPUs like. Every encoder of ours gives the same hidden states for both.
+A packed row wastes nothing on padding and is what CPUs like; a padded rectangle keeps the number of kernels small and
+is what GPUs like. Every encoder of ours gives the same hidden states for both.
 
 Knows token ids and lengths; knows no text and no label. Shapes: B rows, L tokens.
 """
@@ -74,5 +74,8 @@ def pack(token_ids: Sequence[Sequence[int]], device: torch.device | str = "cpu")
     row = torch.tensor([token for ids in token_ids for token in ids], dtype=torch.long)
     position = torch.cat([torch.arange(length) for length in lengths])
     return Batch(
-        token_ids_BL=row[None].to(device), position_BL=position[None].to(device), mask=PackedMask(bounds), lengths=lengths
+        token_ids_BL=row[None].to(device),
+        position_BL=position[None].to(device),
+        mask=PackedMask(bounds),
+        lengths=lengths,
     )

@@ -4,8 +4,8 @@ GlobalPointer             s_c(i, j) = (R_i q_ci) . (R_j k_cj) / sqrt(K)
 EfficientGlobalPointer    s_c(i, j) = (R_i q_i) . (R_j k_j) / sqrt(K) + start_ci + end_cj
 
 `project` turns hidden states into a `Projection`. From there two ways part: `scores` gives the full grid that a loss
-needs; `candidates` gives only the cells above a cut-off and never materialises the grid. Both give -inf, or nothing, for
-j < i and at padding. Cut-offs and scores are logits: 0 is the threshold that the loss is built around.
+needs; `candidates` gives only the cells above a cut-off and never materialises the grid. Both give -inf, or nothing,
+for j < i and at padding. Cut-offs and scores are logits: 0 is the threshold that the loss is built around.
 
 Sources: kexue.fm/archives/8373 and 8877, bert4keras. Shapes: B rows, L tokens, D hidden, C labels, K head width,
 N candidates; start i on axis 2, end j (inclusive) on axis 3 of scores_BCLL.
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from ner_service.model.config import HeadConfig
 from ner_service.model.initialisation import initialise
-from ner_service.model.rotary import rotate, rotary_table
+from ner_service.model.rotary import rotary_table, rotate
 
 CELLS_AT_ONCE = 1 << 20
 """Scores alive at a time while candidates are sought: 4 MiB, which stay in a CPU's cache."""
@@ -117,7 +117,7 @@ def scores(projection: Projection, valid_BL: Tensor) -> Tensor:
 def candidates(projection: Projection, cutoff_C: Tensor) -> Cells:
     """Cells (c, i, j), i <= j, with a score above `cutoff_C[c]`, of the one text in `projection`.
 
-    The set is that of `scores(...) > cutoff`, found without the grid. A cut-off of +inf switches a label off at no cost.
+    The set is that of `scores(...) > cutoff`, found without the grid. A cut-off of +inf switches a label off.
     Cells come in ascending order of (label, start, end).
     """
     if projection.start is not None and projection.end is not None:

@@ -7,7 +7,6 @@ is computed. Knows no label and no head.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -55,7 +54,9 @@ def load_checkpoint(name: str) -> ForeignEncoder:
         model = AutoModel.from_pretrained(name, dtype=torch.float32)
         fast = AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError) as error:
-        raise ConfigError(f"model.start_from: {name!r} is neither a bundle nor a checkpoint at hand: {error}") from error
+        raise ConfigError(
+            f"model.start_from: {name!r} is neither a bundle nor a checkpoint at hand: {error}"
+        ) from error
     if not fast.is_fast:
         raise ConfigError(f"model.start_from: the tokenizer of {name!r} has no fast form; expected a tokenizer.json")
     tokenizer = TextTokenizer.from_json(fast.backend_tokenizer.to_str())
@@ -116,6 +117,8 @@ def roformer_weights(foreign: dict[str, Tensor]) -> dict[str, Tensor]:
     num_layers = 1 + max(int(name.split(".")[2]) for name in foreign if name.startswith("encoder.layer."))
     for index in range(num_layers):
         for kind in ("weight", "bias"):
-            parts = [foreign[f"encoder.layer.{index}.attention.self.{part}.{kind}"] for part in ("query", "key", "value")]
+            parts = [
+                foreign[f"encoder.layer.{index}.attention.self.{part}.{kind}"] for part in ("query", "key", "value")
+            ]
             weights[f"layers.{index}.attention.query_key_value.{kind}"] = torch.cat(parts)
     return weights

@@ -42,7 +42,9 @@ def read_corpus(config: DataConfig, folder: Path) -> Corpus:
     for document in (*train, *dev):
         for entity in document.entities:
             if entity.label not in labels:
-                raise ConfigError(f"data.labels: document {document.id!r} has {entity.label!r}, expected one of {labels}")
+                raise ConfigError(
+                    f"data.labels: document {document.id!r} has {entity.label!r}, expected one of {labels}"
+                )
     return Corpus(labels=labels, train=tuple(train), dev=tuple(dev), sha256=digest((*train, *dev)))
 
 

@@ -69,6 +69,9 @@ class SpansObjective:
 
 def positive_cells(batch: Sequence[Example], num_labels: int, length: int) -> Tensor:
     """Gold cells on the wire: flat indices start * length + end, [B, C, P], filled up with -1."""
-    cells = [[[s * length + e for c, s, e in example.cells if c == label] for label in range(num_labels)] for example in batch]
+    cells = [
+        [[s * length + e for c, s, e in example.cells if c == label] for label in range(num_labels)]
+        for example in batch
+    ]
     longest = max(1, max(len(row) for text in cells for row in text))
     return torch.tensor([[row + [-1] * (longest - len(row)) for row in text] for text in cells])

@@ -1,4 +1,4 @@
-"""RoFormer, the default encoder, in a fast form: fused projections, fused attention, one table of angles a forward pass.
+"""RoFormer, the default encoder, in a fast form: fused projections, fused attention, one table of angles a batch.
 
 The weights are those of Hugging Face's `RoFormerModel` with queries, keys and values laid together
 (`training/checkpoints/roformer.py` maps the names). There is no longest position: angles are computed, not looked up.
@@ -53,9 +53,7 @@ class RoFormer(nn.Module):
         self.embedding_norm = nn.LayerNorm(embedding_size, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.dropout)
         self.embedding_projection = (
-            nn.Identity()
-            if embedding_size == config.hidden_size
-            else nn.Linear(embedding_size, config.hidden_size)
+            nn.Identity() if embedding_size == config.hidden_size else nn.Linear(embedding_size, config.hidden_size)
         )
         self.layers = nn.ModuleList(RoFormerLayer(config) for _ in range(config.num_layers))
         self.apply(initialise)
