@@ -2,6 +2,8 @@
 
 PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
+ENGINE ?= $(shell for engine in docker podman buildah; do \
+	$$engine info >/dev/null 2>&1 && echo $$engine && break; done)
 TORCH_INDEX ?=
 MODEL ?= models/starter
 PORT ?= 8000
@@ -49,8 +51,7 @@ bench: $(READY)  ## run the benchmarks (ONLY=name for one of them)
 golden: $(READY)  ## rewrite the golden files; read the difference before you commit it
 	$(BIN)/python -m tests.golden
 
-image: ENGINE = $(notdir $(firstword $(foreach engine,docker podman buildah,$(shell command -v $(engine)))))
-image:  ## build the container image with docker, podman or buildah (BASE, TORCH_INDEX, IMAGE)
-	@test -n "$(ENGINE)" || { echo "docker, podman or buildah is needed; see docs/container.md" >&2; exit 1; }
+image:  ## build the container image by docker, podman or buildah (ENGINE, BASE, TORCH_INDEX, IMAGE)
+	@test -n "$(ENGINE)" || { echo "a working docker, podman or buildah is needed; see docs/container.md" >&2; exit 1; }
 	$(ENGINE) build $(if $(filter-out docker,$(ENGINE)),--format docker) --tag $(IMAGE) \
 		$(if $(BASE),--build-arg BASE=$(BASE)) $(if $(TORCH_INDEX),--build-arg TORCH_INDEX=$(TORCH_INDEX)) .
