@@ -186,11 +186,10 @@ def _cut_quality(text: str, end: int, start: int) -> int:
 
 
 def _are_glued(before: str, gap: str, after: str) -> bool:
-    """Whether the reader sees one character: a mark on its base, a joined or coloured emoji, a flag, a line end."""
+    """Whether the reader sees one character: a mark on its base, a joined or coloured emoji, a line end."""
     if unicodedata.category(after)[0] == "M" or "\U0001f3fb" <= after <= "\U0001f3ff":
         return True
-    flag = all("\U0001f1e6" <= character <= "\U0001f1ff" for character in (before, after))
-    return _JOINER in (before, after, *gap[-1:]) or (flag and not gap) or (before, gap, after) == ("\r", "", "\n")
+    return _JOINER in (before, after, *gap[-1:]) or (before, gap, after) == ("\r", "", "\n")
 
 
 def _is_spelled(character: str) -> bool:

@@ -1,0 +1,79 @@
+"""Hypothesis strategies, named by the shape of what they make. Append only."""
+
+from __future__ import annotations
+
+from hypothesis import strategies as st
+
+from ner_service.types import Document, Entity
+
+LABELS = ("person", "place", "group")
+
+# Pieces where offsets go wrong: beyond the basic plane, marks, joiners, zero width, full width, line ends, digraphs.
+_AWKWARD = (
+    "😀",
+    "👩\u200d👧",
+    "👍🏽",
+    "🇨🇳",
+    "\U00020bb7",
+    "e\u0301",
+    "\u0301",
+    "カ\u3099",
+    "\u200b",
+    "\ufeff",
+    "\u00ad",
+    "❤\ufe0f",
+    "Ａ１",
+    "\u3000",
+    "\r\n",
+    "\t",
+    "  ",
+    "\u00a0",
+    "ﬁ",
+    "㍿",
+    "ﷺ",
+    "İ",
+    "ß",
+    "नि",
+    "กำ",
+    "각",
+    "\u0000",
+    "\u2028",
+    "[SEP]",
+    "##",
+)
+_PLAIN = ("北", "京", "大学", "。", "，", "Ann", "visited", "B2", "3.14", ".", "!", "?", " ", " ", "\n", "“", "”")
+
+
+def texts(max_pieces: int = 30) -> st.SearchStrategy[str]:
+    """Well-formed Unicode: plain words of two scripts, awkward pieces and any character."""
+    pieces = st.one_of(st.sampled_from(_PLAIN), st.sampled_from(_AWKWARD), st.characters(exclude_categories=("Cs",)))
+    return st.lists(pieces, max_size=max_pieces).map("".join)
+
+
+@st.composite
+def entities(draw: st.DrawFn, text: str) -> Entity:
+    """Any span of a non-empty text."""
+    start = draw(st.integers(0, len(text) - 1))
+    return Entity(start, draw(st.integers(start + 1, len(text))), draw(st.sampled_from(LABELS)))
+
+
+@st.composite
+def documents(draw: st.DrawFn) -> Document:
+    """Any text with any distinct spans, nested and crossing ones too, in the order of `Entity.key`."""
+    text = draw(texts())
+    spans = draw(st.lists(entities(text), max_size=5, unique=True)) if text else []
+    name = st.none() | st.text(st.characters(exclude_categories=("Cs", "Cc")), max_size=5)
+    return Document(text=text, entities=tuple(sorted(spans, key=lambda entity: entity.key)), id=draw(name))
+
+
+@st.composite
+def flat_documents(draw: st.DrawFn) -> Document:
+    """A text on one line with spans that do not overlap and have no whitespace at their ends."""
+    text = draw(texts().map(lambda text: text.replace("\r", "").replace("\n", "")).filter(lambda text: text.strip()))
+    spans: list[Entity] = []
+    for entity in draw(st.lists(entities(text), max_size=5)):
+        mention = text[entity.start : entity.end]
+        apart = all(entity.end <= other.start or other.end <= entity.start for other in spans)
+        if apart and mention == mention.strip() != "":
+            spans.append(entity)
+    return Document(text=text, entities=tuple(sorted(spans, key=lambda entity: entity.key)))
