@@ -24,6 +24,7 @@ from training.evaluation import evaluate
 from training.loop import train as run_loop
 from training.loop import weights_of
 from training.reports import lost_table, score_table, show_progress
+from training.sample import write_sample
 from training.setup import Setup, prepare
 from training.state import State
 from training.steps import build_optimizer

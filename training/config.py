@@ -34,8 +34,8 @@ class SourceConfig:
 class DataConfig:
     """Training documents and, for early stopping and the report, dev documents.
 
-    Without `dev`, `dev_fraction` of the training texts, chosen by a hash of the text, are kept for it. `labels` fixes the
-    order of labels; left out, they are those of the training documents, sorted. `join` is the share of training
+    Without `dev`, `dev_fraction` of the training texts, chosen by a hash of the text, are kept for it. `labels` fixes
+    the order of labels; left out, they are those of the training documents, sorted. `join` is the share of training
     documents that each epoch lays together into longer ones.
     """
 

@@ -7,8 +7,9 @@ fits. A label that a document is not annotated for is neither right nor wrong th
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 from seqeval.metrics.v1 import precision_recall_fscore_support
 from seqeval.scheme import IOB2
@@ -120,7 +121,9 @@ def compare(documents: Sequence[Document], predictions: Sequence[Iterable[Entity
     return Report(
         num_documents=len(pairs),
         micro=_count(pairs),
-        labels={name: _count(pairs, lambda entity, name=name: entity.label == name) for name in names},
+        labels={
+            name: _count([(_only(gold, name), _only(predicted, name)) for gold, predicted in pairs]) for name in names
+        },
         flat=_count([pair for pair, nested in zip(pairs, overlapping, strict=True) if not nested]),
         overlapping=_count([pair for pair, nested in zip(pairs, overlapping, strict=True) if nested]),
         outer=_count(outside),
@@ -131,7 +134,7 @@ def compare(documents: Sequence[Document], predictions: Sequence[Iterable[Entity
 def has_overlap(entities: Iterable[Entity]) -> bool:
     """Whether two of the entities share a character."""
     ordered = sorted(entities, key=lambda entity: entity.key)
-    return any(one.end > other.start for one, other in zip(ordered, ordered[1:], strict=False))
+    return any(one.end > other.start for one, other in pairwise(ordered))
 
 
 def _annotated(entities: Iterable[Entity], document: Document) -> tuple[Entity, ...]:
@@ -152,12 +155,13 @@ def _inner(entities: set[Entity]) -> set[Entity]:
     }
 
 
-def _count(
-    pairs: Iterable[tuple[set[Entity], set[Entity]]], wanted: Callable[[Entity], bool] = lambda entity: True
-) -> Score:
+def _only(entities: set[Entity], label: str) -> set[Entity]:
+    return {entity for entity in entities if entity.label == label}
+
+
+def _count(pairs: Iterable[tuple[set[Entity], set[Entity]]]) -> Score:
     totals: Counter[str] = Counter()
     for gold, predicted in pairs:
-        gold, predicted = set(filter(wanted, gold)), set(filter(wanted, predicted))
         totals.update(predicted=len(predicted), gold=len(gold), right=len(gold & predicted))
     return Score(totals["predicted"], totals["gold"], totals["right"])
 

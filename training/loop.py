@@ -23,7 +23,7 @@ from training.steps import seed_step, set_learning_rate, sum_gradients
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """Where a run is. `loss` is that of the last step; `finished` is set on the one report after an epoch's evaluation."""
+    """Where a run is. `loss` is that of the last step; `finished` is set on the report after an epoch's evaluation."""
 
     epoch: int
     step: int

@@ -13,8 +13,8 @@ from torch.nn import functional
 def sparse_zlpr(scores_BCLL: Tensor, positive_BCP: Tensor) -> Tensor:
     """log(1 + sum over negatives of e^s) + log(1 + sum over positives of e^-s), for each text and label: loss_BC.
 
-    `positive_BCP` holds flat cells start * L + end, -1 where a row has fewer than P. Cells with a score of -inf count on
-    neither side. Positives are struck out of a copy of the grid, not subtracted from a sum over all of it: the
+    `positive_BCP` holds flat cells start * L + end, -1 where a row has fewer than P. Cells with a score of -inf
+    count on neither side. Positives are struck out of a copy of the grid, not subtracted from a sum over all of it: the
     subtractive form turns negative in fp32 near a score of 9, and beyond 16 pulls right answers down.
 
     Source: kexue.fm/archives/7359 (the loss), 8888 (sparse labels).

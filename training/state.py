@@ -1,4 +1,4 @@
-"""What a run has come to, and its snapshot on disk: everything that a resumed run needs, written whole or not at all."""
+"""What a run has come to, and its snapshot on disk: all that a resumed run needs, written whole or not at all."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ NOT_DECAYED = (nn.Embedding, nn.LayerNorm, nn.RMSNorm)
 
 
 def build_optimizer(encoder: nn.Module, head: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
-    """AdamW in four groups: encoder and head by learning rate, weights of linear maps with decay and all else without."""
+    """AdamW in four groups: encoder and head by learning rate, weights of linear maps with decay, all else without."""
     groups = []
     for module, lr in ((encoder, config.lr), (head, config.head_lr)):
         decayed, plain = _by_decay(module)

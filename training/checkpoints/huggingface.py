@@ -115,10 +115,10 @@ def roformer_weights(foreign: dict[str, Tensor]) -> dict[str, Tensor]:
         elif not name.endswith(NOT_WEIGHTS):
             raise ConfigError(f"found weight {name!r}, expected those of RoFormerModel")
     num_layers = 1 + max(int(name.split(".")[2]) for name in foreign if name.startswith("encoder.layer."))
-    for index in range(num_layers):
+    for layer in range(num_layers):
         for kind in ("weight", "bias"):
             parts = [
-                foreign[f"encoder.layer.{index}.attention.self.{part}.{kind}"] for part in ("query", "key", "value")
+                foreign[f"encoder.layer.{layer}.attention.self.{part}.{kind}"] for part in ("query", "key", "value")
             ]
-            weights[f"layers.{index}.attention.query_key_value.{kind}"] = torch.cat(parts)
+            weights[f"layers.{layer}.attention.query_key_value.{kind}"] = torch.cat(parts)
     return weights

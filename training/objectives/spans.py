@@ -54,7 +54,7 @@ class SpansObjective:
 
     def backward(self, batch: list[Example], scale: float) -> float:
         total = self.loss(batch)
-        (total * scale).backward()  # type: ignore[no-untyped-call]
+        (total * scale).backward()
         return float(total.detach())
 
     def loss(self, batch: list[Example]) -> Tensor:
