@@ -1,4 +1,4 @@
-"""Small tokenizers of every family that a `tokenizer.json` may hold, trained on a few sentences."""
+"""Small tokenizers of every family that a `tokenizer.json` may hold, trained on or made from a few sentences."""
 
 from __future__ import annotations
 
@@ -41,14 +41,23 @@ def byte_level() -> TextTokenizer:
 
 @cache
 def word_piece() -> TextTokenizer:
-    """As BERT: lower case, accents stripped, an unknown word is one token."""
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]", max_input_chars_per_word=100))
+    """As BERT: lower case, accents stripped, an unknown word is one token; truncation and padding left in the file."""
+    letters = sorted({character for text in SENTENCES for character in text.lower() if character.isalnum()})
+    names = [
+        "[PAD]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        *letters,
+        *(f"##{letter}" for letter in letters),
+        "visit",
+        "##ed",
+        "ann",
+    ]
+    vocab = {name: index for index, name in enumerate(names)}
+    tokenizer = Tokenizer(models.WordPiece(vocab=vocab, unk_token="[UNK]", max_input_chars_per_word=100))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    trainer = trainers.WordPieceTrainer(
-        vocab_size=200, special_tokens=["[PAD]", "[UNK]", "[CLS]", "[SEP]"], show_progress=False
-    )
-    tokenizer.train_from_iterator(SENTENCES, trainer)
     tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
     tokenizer.enable_truncation(8)
     tokenizer.enable_padding(length=32)
@@ -58,13 +67,12 @@ def word_piece() -> TextTokenizer:
 @cache
 def metaspace() -> TextTokenizer:
     """As SentencePiece models: a visible space is put before the text and stands for each space."""
-    tokenizer = Tokenizer(models.Unigram())
+    letters = sorted({character for text in SENTENCES for character in text if not character.isspace()})
+    names = ["<pad>", "<unk>", "</s>", "▁", *letters, "▁visit", "visit", "ed", "▁Ann", "▁B"]
+    vocab = [(name, 0.0 if index < 3 else -8.0 / len(name)) for index, name in enumerate(names)]
+    tokenizer = Tokenizer(models.Unigram(vocab, unk_id=1))
     tokenizer.normalizer = normalizers.NFKC()
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
-    trainer = trainers.UnigramTrainer(
-        vocab_size=150, special_tokens=["<pad>", "<unk>", "</s>"], unk_token="<unk>", show_progress=False
-    )
-    tokenizer.train_from_iterator(SENTENCES, trainer)
     tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 2)])
     return TextTokenizer(tokenizer)
 

@@ -117,7 +117,6 @@ def test_a_lone_surrogate_is_named() -> None:
 @pytest.mark.parametrize("tokenizer", ALL)
 def test_json_round_trip(tokenizer: Callable[[], TextTokenizer]) -> None:
     again = TextTokenizer.from_json(tokenizer().to_json())
-    assert again.to_json() == tokenizer().to_json()
     assert again.encode(SENTENCES[0] + " [SEP]") == tokenizer().encode(SENTENCES[0] + " [SEP]")
 
 

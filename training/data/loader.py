@@ -15,7 +15,7 @@ POOL_BATCHES = 32
 def batches_of_epoch(
     examples: Sequence[Example], budget_tokens: int, *, seed: int, epoch: int
 ) -> Iterator[list[Example]]:
-    """Every example once, in batches whose padded size is at most `budget_tokens`; an over-long example stands alone."""
+    """Every example once, in batches whose padded size is at most `budget_tokens`; a longer example stands alone."""
     generator = random.Random(f"{seed} {epoch}")
     order = list(range(len(examples)))
     generator.shuffle(order)
