@@ -1,0 +1,167 @@
+"""ner-service: serve, recognize, inspect. Exit codes: 0; 1, refused or some texts without an answer; 2, usage."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Annotated, Any, TextIO
+
+import typer
+from rich.console import Console
+from rich.markdown import Markdown
+from rich.progress import track
+
+from ner_service.bundle import Bundle
+from ner_service.bundle.card import model_card
+from ner_service.errors import ConfigError, NerServiceError
+from ner_service.formats.inputs import Input, read_inputs
+from ner_service.recognizer import Recognizer
+from ner_service.records import unstructure
+from ner_service.replies import entity_replies
+from ner_service.text.offsets import OffsetConverter
+from ner_service.types import OffsetUnit, OverlapPolicy, RecognizeOptions
+
+app = typer.Typer(
+    help="Recognise named entities, nested and scored.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+console = Console(stderr=True)
+
+TEXTS_AT_ONCE = 64
+
+Model = Annotated[Path, typer.Option("--model", "-m", help="Folder of the bundle.")]
+
+
+@app.command()
+def serve(
+    model: Annotated[Path | None, typer.Option("--model", "-m", help="Folder of the bundle; else NER_MODEL.")] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on; else NER_HOST or 127.0.0.1.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on; else NER_PORT or 8000.")] = None,
+) -> None:
+    """Serve a bundle over HTTP until SIGTERM. Every other setting is a variable NER_..., see docs/serving.md."""
+    with _refusals():
+        try:
+            from pydantic import ValidationError
+
+            from ner_service.serving.server import serve as run_server
+            from ner_service.serving.settings import Settings
+        except ModuleNotFoundError as error:
+            raise ConfigError(
+                f"serve: found no {error.name}, expected the extra: pip install 'ner-service[serve]'"
+            ) from None
+        given: dict[str, Any] = {"model": model, "host": host, "port": port}
+        try:
+            settings = Settings(**{name: value for name, value in given.items() if value is not None})
+        except ValidationError as error:
+            faults = [f"NER_{str(fault['loc'][0]).upper()}: {fault['msg']}" for fault in error.errors()]
+            raise ConfigError("; ".join(faults)) from None
+        run_server(settings)
+
+
+@app.command()
+def recognize(
+    model: Model,
+    files: Annotated[list[Path] | None, typer.Argument(help="Texts, or JSON Lines; standard input if none.")] = None,
+    lines: Annotated[bool, typer.Option("--lines", help="Every line of a text file is a text.")] = False,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="File for the results.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on after the results that --output holds.")] = False,
+    label: Annotated[list[str] | None, typer.Option(help="Only this label; may be repeated.")] = None,
+    threshold: Annotated[float | None, typer.Option(min=0, max=1, help="Probability a score must exceed.")] = None,
+    overlap: Annotated[OverlapPolicy, typer.Option(help="Which overlapping entities to keep.")] = "all",
+    offset_unit: Annotated[OffsetUnit, typer.Option(help="What offsets count.")] = "codepoint",
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+) -> None:
+    """Recognise the entities of texts; one JSON result a line, in the order of the texts."""
+    with _refusals():
+        if resume and output is None:
+            raise ConfigError("--resume: found no --output, expected the file to go on with")
+        recognizer = Recognizer.load(model, device)
+        options = RecognizeOptions(labels=frozenset(label) if label else None, threshold=threshold, overlap=overlap)
+        done = _drop_partial_line(output) if resume and output is not None else 0
+        inputs = islice(read_inputs(files or [], lines=lines), done, None)
+        with _results_file(output, append=resume) as file:
+            results = _results(recognizer, inputs, options, offset_unit)
+            shown = track(results, "recognise", console=console, disable=output is None or not console.is_terminal)
+            failed = sum(_write(result, file) for result in shown)
+        if failed:
+            console.print(f"{failed} texts have no answer; their results say why")
+            raise typer.Exit(1)
+
+
+@app.command()
+def inspect(
+    bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print the manifest instead of the model card.")] = False,
+) -> None:
+    """Verify a bundle, every file by its digest, and show what it is."""
+    with _refusals():
+        manifest = Bundle.load(bundle).manifest
+        if as_json:
+            print(json.dumps(unstructure(manifest), ensure_ascii=False, indent=2))
+        else:
+            Console().print(Markdown(model_card(manifest)))
+
+
+def _results(
+    recognizer: Recognizer, inputs: Iterator[Input], options: RecognizeOptions, unit: OffsetUnit
+) -> Iterator[dict[str, object]]:
+    while chunk := list(islice(inputs, TEXTS_AT_ONCE)):
+        answers = recognizer.recognize([item.text for item in chunk], options)
+        for item, answer in zip(chunk, answers, strict=True):
+            if isinstance(answer, NerServiceError):
+                yield {"id": item.id, "status": "error", "error": {"code": answer.code, "detail": str(answer)}}
+                continue
+            converter = OffsetConverter(item.text, unit)
+            yield {
+                "id": item.id,
+                "status": "ok",
+                "length": converter.from_codepoint(len(item.text)),
+                "windows": answer.num_windows,
+                "entities": entity_replies(item.text, answer.entities, converter),
+            }
+
+
+def _write(result: dict[str, object], file: TextIO) -> bool:
+    """Write one result; whether it is an error."""
+    file.write(json.dumps(result, ensure_ascii=False) + "\n")
+    file.flush()
+    return result["status"] == "error"
+
+
+def _drop_partial_line(path: Path) -> int:
+    """Cut off what an interrupted run left of a line; the number of whole lines."""
+    if not path.exists():
+        return 0
+    with path.open("rb+") as file:
+        num_lines = size = 0
+        for line in file:
+            if line.endswith(b"\n"):
+                num_lines += 1
+                size += len(line)
+        file.truncate(size)
+    return num_lines
+
+
+@contextmanager
+def _results_file(path: Path | None, *, append: bool) -> Iterator[TextIO]:
+    if path is None:
+        yield sys.stdout
+        return
+    with path.open("a" if append else "w", encoding="utf-8") as file:
+        yield file
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """A fault of the caller's is a message and exit code 1, never a stack trace."""
+    try:
+        yield
+    except NerServiceError as error:
+        console.print(f"error: {error}", style="red", markup=False, highlight=False)
+        raise typer.Exit(1) from error
