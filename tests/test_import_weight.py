@@ -24,7 +24,7 @@ def test_the_package_itself_is_light() -> None:
     assert added - ours_and_standard == set()
 
 
-@pytest.mark.parametrize("module", ["cli", "serving.batcher", "serving.schemas", "formats", "text.tokenizer"])
+@pytest.mark.parametrize("module", ["serving.batcher", "serving.schemas", "formats", "text.tokenizer"])
 def test_torch_waits_until_a_model_is_loaded(module: str) -> None:
     assert "torch" not in packages_after(f"import ner_service.{module}")
 
