@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import gzip
 import os
-import tempfile
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -48,30 +47,22 @@ def read_lines(path: Path) -> Iterator[Line]:
 
 def write_lines(path: Path, lines: Iterable[str]) -> None:
     """Write lines, gzipped if the name ends in ".gz". The file appears whole or not at all."""
+    content = (f"{line}\n".encode() for line in lines)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    temporary = Path(name)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with os.fdopen(handle, "wb") as raw:
-            # No name and no time in the gzip header: equal lines give equal bytes.
-            file: IO[bytes] = gzip.GzipFile("", "wb", fileobj=raw, mtime=0) if path.suffix == ".gz" else raw  # type: ignore[assignment]
-            for line in lines:
-                file.write(f"{line}\n".encode())
-            if file is not raw:
-                file.close()
-            raw.flush()
-            os.fsync(raw.fileno())
-        temporary.chmod(0o666 & ~_umask())
+        with temporary.open("wb") as file:
+            if path.suffix == ".gz":
+                # No name and no time in the header: equal lines give equal bytes.
+                with gzip.GzipFile("", "wb", fileobj=file, mtime=0) as zipped:
+                    zipped.writelines(content)
+            else:
+                file.writelines(content)
+            file.flush()
+            os.fsync(file.fileno())
         temporary.replace(path)
-    except BaseException:
+    finally:
         temporary.unlink(missing_ok=True)
-        raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _open(path: Path) -> IO[bytes]:

@@ -95,9 +95,7 @@ def _refuse_surrogates(text: str) -> None:
 
 
 def _encoding(text: str, raw: tokenizers.Encoding) -> Encoding:
-    offsets: Sequence[tuple[int, int]] = [
-        (0, 0) if special else span for special, span in zip(raw.special_tokens_mask, raw.offsets, strict=True)
-    ]
+    offsets: Sequence[tuple[int, int]] = raw.offsets
     characters = set(text)
     if any(unicodedata.category(character)[0] == "M" for character in characters):
         offsets = _past_marks(text, offsets)

@@ -38,8 +38,11 @@ def split(text: str, tokenizer: TextTokenizer, limits: WindowLimits) -> list[Win
     encoding = tokenizer.encode(text)
     if len(encoding) <= limits.max_tokens:
         return [Window(0, len(text), encoding)]
+    starts, ends, tokens = _pieces(encoding)
     capacity = limits.max_tokens - tokenizer.num_specials
-    return _Splitter(text, tokenizer, limits, capacity, *_pieces(encoding)).windows()
+    if capacity < 1 or not starts:
+        raise _no_room(limits, 0)
+    return _Splitter(text, tokenizer, limits, capacity, starts, ends, tokens).windows()
 
 
 def merge(answers: Sequence[tuple[Window, Sequence[Entity]]]) -> list[Entity]:
@@ -71,6 +74,11 @@ def _holds(window: Window, entity: Entity, text_start: int, text_end: int) -> bo
     after_start = window.start < entity.start or window.start == entity.start == text_start
     before_end = entity.end < window.end or entity.end == window.end == text_end
     return after_start and before_end
+
+
+def _no_room(limits: WindowLimits, position: int) -> ConfigError:
+    found = f"found max_tokens {limits.max_tokens} and overlap_tokens {limits.overlap_tokens}"
+    return ConfigError(f"window: {found}, expected more room between them for the text at character {position}")
 
 
 def _pieces(encoding: Encoding) -> tuple[list[int], list[int], list[int]]:
@@ -113,7 +121,8 @@ class _Splitter:
         while last < len(self.starts):
             last, window = self._window(first, last)
             windows.append(window)
-            first = self._next_first(first, last) if last < len(self.starts) else first
+            if last < len(self.starts):
+                first = self._next_first(first, last)
         return windows
 
     def _window(self, first: int, previous_last: int) -> tuple[int, Window]:
@@ -137,10 +146,7 @@ class _Splitter:
         overlap = self.limits.overlap_tokens
         lowest = max(previous_last + 1, bisect_left(self.tokens, self.tokens[first + 1] + overlap))
         if highest < lowest:
-            raise ConfigError(
-                f"window: found max_tokens {self.limits.max_tokens} and overlap_tokens {overlap}, expected more room "
-                f"between them for the text at character {self.starts[first]}"
-            )
+            raise _no_room(self.limits, self.starts[first])
         half_way = bisect_left(self.tokens, self.tokens[first] + (self.capacity + overlap) // 2)
         return self._best_cut(min(max(lowest, half_way), highest), highest)
 

@@ -4,7 +4,7 @@ import pytest
 
 from ner_service.formats.tags import BILOU, BIO, BIOES, BMES, IOB1, TagError, TagScheme, is_tag
 
-SCHEMES = {"BIO": BIO, "IOB1": IOB1, "BIOES": BIOES, "BMES": BMES, "BILOU": BILOU}
+SCHEMES: dict[str, TagScheme] = {"BIO": BIO, "IOB1": IOB1, "BIOES": BIOES, "BMES": BMES, "BILOU": BILOU}
 
 
 @pytest.mark.parametrize(

@@ -148,6 +148,12 @@ def test_limits_without_room_are_refused(limits: WindowLimits) -> None:
         split("北" * 50, trained(), limits)
 
 
+def test_an_empty_text_needs_room_for_the_special_tokens() -> None:
+    assert len(split("", trained(), WindowLimits(max_tokens=2, overlap_tokens=0))) == 1
+    with pytest.raises(ConfigError, match="max_tokens 1"):
+        split("", trained(), WindowLimits(max_tokens=1, overlap_tokens=0))
+
+
 def test_a_lone_surrogate_is_refused() -> None:
     with pytest.raises(InvalidTextError):
         split("北" * 50 + "\udc00", trained(), LIMITS)

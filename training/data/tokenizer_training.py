@@ -29,7 +29,8 @@ def train_tokenizer(texts: Iterable[str], *, vocab_size: int, min_frequency: int
     """Learn a tokenizer of at most `vocab_size` tokens; the same texts give the same tokenizer.
 
     Characters come first (printable ASCII always, others by frequency if seen at least `min_frequency` times); what
-    room is left goes to word pieces seen as often.
+    room is left goes to word pieces seen as often. The larger the corpus, the higher `min_frequency` should be, or
+    characters seen by chance leave no room for pieces.
 
     Raises:
         ConfigError: `vocab_size` has no room for the special tokens and ASCII.
@@ -58,22 +59,18 @@ def _pre_tokenizer() -> pre_tokenizers.PreTokenizer:
 def _choose_characters(seen: Counter[str], vocab_size: int, min_frequency: int) -> list[str]:
     """Single characters, and where they occur in words also their form inside a word, as many as there is room for."""
     frequent = sorted((-count, character) for character, count in seen.items() if count >= min_frequency)
-    order = dict.fromkeys([*_ASCII, *(character for _, character in frequent if not character.isspace())])
+    others = (character for _, character in frequent if not character.isspace())
+    splitter = _pre_tokenizer()
     chosen: list[str] = []
-    room = vocab_size - len(SPECIALS)
-    for character in order:
-        forms = [character, _PREFIX + character] if _is_word_character(character) else [character]
-        if len(chosen) + len(forms) > room:
+    for character in dict.fromkeys([*_ASCII, *others]):
+        in_words = len(splitter.pre_tokenize_str(character * 2)) == 1
+        forms = [character, _PREFIX + character] if in_words else [character]
+        if len(SPECIALS) + len(chosen) + len(forms) > vocab_size:
             break
         chosen += forms
-    if len(chosen) < sum(2 if _is_word_character(character) else 1 for character in _ASCII):
+    if not set(_ASCII) <= set(chosen):
         raise ConfigError(f"vocab_size: found {vocab_size}, expected room for the special tokens and printable ASCII")
     return chosen
-
-
-def _is_word_character(character: str) -> bool:
-    """Whether a neighbour may stand in the same word."""
-    return len(_pre_tokenizer().pre_tokenize_str(character + character)) == 1
 
 
 def _learn_merges(texts: Sequence[str], seen: Counter[str], limit: int, min_frequency: int) -> list[tuple[str, str]]:
