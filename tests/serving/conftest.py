@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
@@ -25,6 +27,11 @@ class Service:
     recognizer: FakeRecognizer
     model: ServedModel
     deaths: list[str]
+
+    def post(self, path: str, body: object, **headers: str) -> Any:
+        """Send JSON; ASCII, so that a lone surrogate can be sent."""
+        content = json.dumps(body).encode("ascii")
+        return self.client.post(path, content=content, headers={"Content-Type": "application/json", **headers})
 
 
 Serve = Callable[..., AbstractContextManager[Service]]

@@ -1,7 +1,7 @@
 """A recogniser that is quick, exact and obedient: it finds what a regular expression finds, and does mischief on order.
 
-Capitalised words in a row are a NAME, each of several a WORD within it, and a book title in 《》 is a WORK. A token is a
-character, its id the code point, so that `forward` can read what it was given.
+Capitalised words in a row are a NAME, each of several a WORD within it, and a book title in 《》 is a WORK. A token is
+a character, its id the code point, so that `forward` can read what it was given.
 """
 
 from __future__ import annotations

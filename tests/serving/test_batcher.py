@@ -1,0 +1,429 @@
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import CancelledError, ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from ner_service.errors import InferenceError
+from ner_service.serving.batcher import (
+    Batcher,
+    ClosedError,
+    DeadlineError,
+    Job,
+    ModelDiedError,
+    QueueFullError,
+    Stage,
+)
+
+POISON, DEADLY = -1, -2
+
+
+class Log:
+    """An observer that remembers."""
+
+    def __init__(self) -> None:
+        self.queued_tokens = 0
+        self.waits: list[float] = []
+        self.cancelled: list[Stage] = []
+        self.batches: list[list[int]] = []
+
+    def queue_changed(self, queued_tokens: int) -> None:
+        self.queued_tokens = queued_tokens
+
+    def job_started(self, queue_s: float) -> None:
+        self.waits.append(queue_s)
+
+    def job_cancelled(self, stage: Stage) -> None:
+        self.cancelled.append(stage)
+
+    def batch_done(self, lengths: Sequence[int], inference_s: float) -> None:
+        self.batches.append(list(lengths))
+
+
+class Model:
+    """Doubles numbers. Fails on POISON, dies of DEADLY, and waits in `run` while it is held."""
+
+    def __init__(self) -> None:
+        self.calls: list[list[int]] = []
+        self.now = 0.0
+        self.entered = threading.Event()
+        self.gate = threading.Event()
+        self.gate.set()
+
+    def run(self, items: Sequence[int]) -> list[int]:
+        self.calls.append(list(items))
+        self.entered.set()
+        self.gate.wait()
+        self.now += 1.0
+        if DEADLY in items:
+            raise SystemExit
+        if POISON in items:
+            raise ValueError("poison")
+        return [2 * item for item in items]
+
+
+class Rig:
+    """A batcher with everything around it."""
+
+    def __init__(
+        self, *, batch_tokens: int = 10, queue_tokens: int = 100, run: Callable[..., Any] | None = None
+    ) -> None:
+        self.model, self.log, self.deaths = Model(), Log(), threading.Semaphore(0)
+        self.batcher: Batcher[int, int] = Batcher(
+            run or self.model.run,
+            batch_tokens=batch_tokens,
+            queue_tokens=queue_tokens,
+            observer=self.log,
+            on_death=self.deaths.release,
+            clock=lambda: self.model.now,
+        )
+
+    def submit(self, *items: int, length: int = 1) -> Job[int]:
+        return self.batcher.submit(items, [length] * len(items))
+
+    def finish(self) -> None:
+        self.batcher.start()
+        self.batcher.close()
+        assert self.batcher.join(10)
+
+
+def answers(job: Job[int]) -> list[int | InferenceError]:
+    return job.future.result(timeout=10).answers
+
+
+def test_answers_come_in_the_order_of_items() -> None:
+    rig = Rig()
+    one, two, none = rig.submit(1, 2, 3), rig.submit(4), rig.submit()
+    rig.finish()
+    assert [answers(one), answers(two), answers(none)] == [[2, 4, 6], [8], []]
+
+
+def test_batches_are_cut_by_tokens_first_come_first_served() -> None:
+    rig = Rig(batch_tokens=10)
+    jobs = [rig.submit(1, 2, length=4), rig.submit(3, length=4), rig.submit(4, length=50), rig.submit(5, 6, length=5)]
+    rig.finish()
+    assert rig.model.calls == [[1, 2], [3], [4], [5, 6]]
+    assert rig.log.batches == [[4, 4], [4], [50], [5, 5]]
+    assert all(job.future.done() for job in jobs)
+
+
+def test_the_model_is_never_waited_for_by_a_timer() -> None:
+    rig = Rig()
+    rig.batcher.start()
+    assert answers(rig.submit(1)) == [2]
+    rig.model.gate.clear()
+    rig.model.entered.clear()
+    first = rig.submit(1)
+    assert rig.model.entered.wait(10)
+    rest = [rig.submit(item) for item in range(5)]
+    rig.model.gate.set()
+    assert [answers(job) for job in [first, *rest]] == [[2], [0], [2], [4], [6], [8]]
+    assert rig.model.calls[1:] == [[1], [0, 1, 2, 3, 4]]
+    rig.batcher.close()
+
+
+def test_a_job_is_admitted_whole_or_not_at_all() -> None:
+    rig = Rig(queue_tokens=10)
+    rig.submit(1, 2, length=4)
+    with pytest.raises(QueueFullError, match="9 tokens do not fit beside 8 waiting ones, the limit is 10"):
+        rig.submit(1, 2, 3, length=3)
+    assert rig.batcher.queued_tokens == 8
+    rig.submit(1, length=2)
+    assert rig.batcher.queued_tokens == 10
+    rig.finish()
+    assert rig.model.calls == [[1, 2, 1]]
+
+
+def test_a_job_larger_than_the_queue_is_admitted_when_nothing_waits() -> None:
+    rig = Rig(queue_tokens=10)
+    large = rig.submit(1, length=1000)
+    with pytest.raises(QueueFullError):
+        rig.submit(2)
+    rig.finish()
+    assert answers(large) == [2]
+
+
+def test_retry_after_is_what_waits_over_the_measured_rate() -> None:
+    rig = Rig(queue_tokens=100)
+    rig.batcher.start()
+    # The model's clock moves one second a call: 20 tokens a second.
+    answers(rig.submit(1, length=20))
+    rig.model.gate.clear()
+    rig.model.entered.clear()
+    running = rig.submit(1, length=7)
+    assert rig.model.entered.wait(10)
+    rig.submit(2, length=60)
+    with pytest.raises(QueueFullError) as refusal:
+        rig.submit(3, length=60)
+    assert refusal.value.retry_after_s == 60 / 20
+    rig.model.gate.set()
+    assert answers(running) == [2]
+    rig.batcher.close()
+
+
+def test_waiting_and_working_are_told() -> None:
+    rig = Rig(batch_tokens=1)
+    rig.submit(1)
+    late = rig.submit(2, 3)
+    rig.finish()
+    outcome = late.future.result()
+    assert (outcome.queue_s, outcome.inference_s) == (1.0, 2.0)
+    assert rig.log.waits == [0.0, 1.0]
+
+
+@pytest.mark.parametrize("position", range(7))
+def test_only_the_poison_fails(position: int) -> None:
+    rig = Rig()
+    items = list(range(7))
+    items[position] = POISON
+    one, other = rig.submit(*items[:3]), rig.submit(*items[3:])
+    rig.finish()
+    found = answers(one) + answers(other)
+    assert isinstance(found[position], InferenceError)
+    assert str(found[position]) == "the model failed with ValueError"
+    assert [answer for index, answer in enumerate(found) if index != position] == [
+        2 * item for item in items if item != POISON
+    ]
+    # 7 halves in at most 3 steps; the loop lives on.
+    assert len(rig.model.calls) <= 1 + 2 * 3
+
+
+@pytest.mark.parametrize("wrong", [[], [1, 2, 3]])
+def test_another_number_of_answers_than_items_is_an_error(wrong: list[int]) -> None:
+    rig = Rig(run=lambda items: wrong)
+    job = rig.submit(1, 2)
+    rig.finish()
+    assert [str(answer) for answer in answers(job)] == ["the model failed with InferenceError"] * 2
+
+
+def test_a_cancelled_job_leaves_the_queue_at_once() -> None:
+    rig = Rig(queue_tokens=10)
+    gone, kept = rig.submit(1, 2, length=4), rig.submit(3)
+    rig.batcher.cancel(gone)
+    assert rig.batcher.queued_tokens == rig.log.queued_tokens == 1
+    rig.batcher.cancel(gone)
+    rig.finish()
+    assert rig.model.calls == [[3]]
+    assert answers(kept) == [6]
+    with pytest.raises(CancelledError):
+        gone.future.result()
+    assert rig.log.cancelled == ["queue"]
+
+
+def test_a_job_cancelled_while_the_model_works_on_it_is_dropped_and_its_neighbour_is_not() -> None:
+    rig = Rig(batch_tokens=2)
+    rig.model.gate.clear()
+    gone = rig.submit(1, 2, 3, 4)
+    rig.batcher.start()
+    assert rig.model.entered.wait(10)
+    kept = rig.submit(5)
+    rig.batcher.cancel(gone)
+    rig.model.gate.set()
+    assert answers(kept) == [10]
+    assert rig.model.calls == [[1, 2], [5]]
+    assert rig.log.cancelled == ["inference"]
+    rig.batcher.close()
+
+
+def test_an_expired_job_fails_unless_it_was_begun() -> None:
+    rig = Rig(batch_tokens=1)
+    rig.model.gate.clear()
+    begun = rig.submit(1, 2)
+    rig.batcher.start()
+    assert rig.model.entered.wait(10)
+    waiting = rig.submit(3)
+    rig.batcher.expire(begun)
+    rig.batcher.expire(waiting)
+    assert rig.batcher.queued_tokens == 1
+    rig.model.gate.set()
+    assert answers(begun) == [2, 4]
+    with pytest.raises(DeadlineError):
+        answers(waiting)
+    rig.batcher.expire(begun)
+    rig.batcher.close()
+
+
+def test_close_answers_what_was_admitted_and_admits_no_more() -> None:
+    rig = Rig()
+    job = rig.submit(1)
+    rig.batcher.close()
+    with pytest.raises(ClosedError):
+        rig.submit(2)
+    rig.batcher.start()
+    assert rig.batcher.join(10)
+    assert answers(job) == [2]
+
+
+def test_abort_fails_what_has_no_answer() -> None:
+    rig = Rig(batch_tokens=1)
+    rig.model.gate.clear()
+    running, waiting = rig.submit(1), rig.submit(2)
+    rig.batcher.start()
+    assert rig.model.entered.wait(10)
+    rig.batcher.abort()
+    for job in (running, waiting):
+        with pytest.raises(ClosedError):
+            answers(job)
+    rig.model.gate.set()
+    assert rig.batcher.join(10)
+    assert rig.batcher.queued_tokens == 0
+
+
+def test_when_the_thread_dies_every_job_fails_and_somebody_is_told() -> None:
+    rig = Rig(batch_tokens=2)
+    jobs = [rig.submit(1, DEADLY, 2, 3), rig.submit(4)]
+    rig.batcher.start()
+    assert rig.deaths.acquire(timeout=10)
+    for job in jobs:
+        with pytest.raises(ModelDiedError):
+            answers(job)
+    for call in (rig.submit, lambda: rig.batcher.check_room(1)):
+        with pytest.raises(ModelDiedError):
+            call()
+    assert rig.batcher.join(10)
+    assert not rig.deaths.acquire(blocking=False)
+
+
+def test_a_waiter_gets_its_answer_the_deadline_or_its_cancellation() -> None:
+    async def wait() -> None:
+        rig = Rig()
+        with pytest.raises(DeadlineError):
+            await rig.batcher.answer([1], [1], deadline_s=0.0)
+        task = asyncio.create_task(rig.batcher.answer([2], [1], deadline_s=60.0))
+        await asyncio.sleep(0)
+        assert rig.batcher.queued_tokens == 1
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert rig.batcher.queued_tokens == 0
+        assert rig.log.cancelled == ["queue"]
+        rig.batcher.start()
+        assert (await rig.batcher.answer([3], [1], deadline_s=60.0)).answers == [6]
+        rig.batcher.close()
+
+    asyncio.run(wait())
+
+
+def test_an_answer_for_a_loop_that_is_gone_harms_nobody() -> None:
+    rig = Rig()
+
+    async def leave() -> None:
+        task = asyncio.create_task(rig.batcher.answer([1], [1], deadline_s=60.0))
+        await asyncio.sleep(0)
+        del task
+
+    asyncio.run(leave())
+    job = rig.submit(2)
+    rig.finish()
+    assert answers(job) == [4]
+
+
+class Queue(RuleBasedStateMachine):
+    """What happens to a queue while the model is busy, against a plain list; then all of it is worked off."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rig = Rig(batch_tokens=10, queue_tokens=30)
+        self.waiting: list[tuple[Job[int], list[int], int]] = []
+        self.ended: list[tuple[Job[int], type[BaseException]]] = []
+
+    @rule(items=st.lists(st.sampled_from([1, 2, 3, POISON]), min_size=1, max_size=4), length=st.integers(1, 15))
+    def submit(self, items: list[int], length: int) -> None:
+        tokens = sum(length * len(items) for _, items, length in self.waiting)
+        try:
+            job = self.rig.submit(*items, length=length)
+        except QueueFullError:
+            assert tokens > 0
+            assert tokens + length * len(items) > 30
+        else:
+            assert not tokens or tokens + length * len(items) <= 30
+            self.waiting.append((job, items, length))
+
+    @precondition(lambda self: self.waiting)
+    @rule(data=st.data(), error=st.sampled_from([CancelledError, DeadlineError]))
+    def give_up(self, data: st.DataObject, error: type[BaseException]) -> None:
+        job, *_ = self.waiting.pop(data.draw(st.integers(0, len(self.waiting) - 1)))
+        (self.rig.batcher.cancel if error is CancelledError else self.rig.batcher.expire)(job)
+        self.ended.append((job, error))
+
+    @invariant()
+    def tokens_are_counted(self) -> None:
+        expected = sum(length * len(items) for _, items, length in self.waiting)
+        assert self.rig.batcher.queued_tokens == self.rig.log.queued_tokens == expected
+
+    @invariant()
+    def only_those_that_gave_up_have_ended(self) -> None:
+        assert all(type(job.future.exception(timeout=0)) is error for job, error in self.ended)
+        assert not any(job.future.done() for job, *_ in self.waiting)
+
+    def teardown(self) -> None:
+        self.rig.finish()
+        for job, items, _ in self.waiting:
+            found = answers(job)
+            assert len(found) == len(items)
+            for item, answer in zip(items, found, strict=True):
+                assert isinstance(answer, InferenceError) if item == POISON else answer == 2 * item
+        assert all(len(batch) == 1 or sum(batch) <= 10 for batch in self.rig.log.batches)
+        assert self.rig.batcher.queued_tokens == 0
+
+
+TestQueue = Queue.TestCase
+TestQueue.settings = settings(max_examples=60, stateful_step_count=20, deadline=None)
+
+
+_CLIENT = st.tuples(
+    st.lists(st.sampled_from([1, 2, 3, 4, POISON]), min_size=1, max_size=5),
+    st.integers(1, 12),
+    st.sampled_from(["wait", "wait", "wait", "cancel", "expire"]),
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(_CLIENT, min_size=1, max_size=24), st.sampled_from(["close", "abort", "die"]))
+def test_under_many_clients_every_job_is_answered_exactly_once(
+    clients: list[tuple[list[int], int, str]], end: str
+) -> None:
+    rig = Rig(batch_tokens=16, queue_tokens=64)
+    rig.batcher.start()
+
+    def ask(items: list[int], length: int, ending: str) -> list[int | InferenceError] | BaseException:
+        settled: list[object] = []
+        try:
+            job = rig.submit(*items, length=length)
+            job.future.add_done_callback(settled.append)
+            if ending != "wait":
+                getattr(rig.batcher, ending)(job)
+            return job.future.result(timeout=10).answers
+        except (QueueFullError, DeadlineError, ClosedError, ModelDiedError, CancelledError) as error:
+            return error
+        finally:
+            assert len(settled) <= 1
+
+    with ThreadPoolExecutor(8) as threads:
+        pending = [threads.submit(ask, *client) for client in clients]
+        if end == "die":
+            try:
+                rig.submit(DEADLY)
+            except QueueFullError:
+                rig.batcher.close()
+        else:
+            getattr(rig.batcher, end)()
+        found = [each.result(timeout=20) for each in pending]
+    assert rig.batcher.join(10)
+    for (items, _, ending), outcome in zip(clients, found, strict=True):
+        if isinstance(outcome, BaseException):
+            allowed = {"wait": (), "cancel": (CancelledError,), "expire": (DeadlineError,)}[ending]
+            last = {"close": (ClosedError,), "abort": (ClosedError,), "die": (ModelDiedError, ClosedError)}[end]
+            assert isinstance(outcome, (QueueFullError, *allowed, *last))
+        else:
+            assert [None if isinstance(answer, InferenceError) else answer for answer in outcome] == [
+                None if item == POISON else 2 * item for item in items
+            ]
+    assert rig.batcher.queued_tokens == 0

@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from ner_service.serving.schemas import ExtractReply, ExtractRequest, ModelCard, ModelList
+from tests.golden import OPENAPI, openapi
+from tests.serving.conftest import Service
+
+
+def _references(value: Any) -> set[str]:
+    if isinstance(value, dict):
+        own = {value["$ref"]} if isinstance(value.get("$ref"), str) else set()
+        return own.union(*(_references(item) for item in value.values()))
+    if isinstance(value, list):
+        return set().union(*(_references(item) for item in value))
+    return set()
+
+
+def test_the_document_is_the_golden_one() -> None:
+    assert openapi() == OPENAPI.read_text(encoding="utf-8"), "if this is meant: make golden"
+
+
+def test_every_reference_leads_somewhere() -> None:
+    document = json.loads(openapi())
+    known = {f"#/components/schemas/{name}" for name in document["components"]["schemas"]}
+    found = _references(document)
+    assert "#/components/schemas/ExtractRequest" in found
+    assert found <= known
+
+
+def test_faults_are_problems_and_answers_are_not() -> None:
+    responses = json.loads(openapi())["paths"]["/v1/extract"]["post"]["responses"]
+    assert list(responses["200"]["content"]) == ["application/json"]
+    assert all(list(responses[status]["content"]) == ["application/problem+json"] for status in ("400", "429", "503"))
+
+
+def test_replies_are_what_the_document_says(service: Service) -> None:
+    body = {"inputs": ["Ada Lovelace", {"id": "x", "text": "☠"}]}
+    for kind, path in ((ModelList, "/v1/models"), (ModelCard, "/v1/models/tiny")):
+        adapter: TypeAdapter[Any] = TypeAdapter(kind)
+        adapter.validate_json(service.client.get(path).content, strict=True)
+    reply = service.post("/v1/extract", body)
+    TypeAdapter(ExtractReply).validate_json(reply.content, strict=True)
+
+
+def test_the_request_of_the_document_is_the_one_that_is_checked() -> None:
+    document = json.loads(openapi())
+    assert set(document["components"]["schemas"]["ExtractRequest"]["properties"]) == set(ExtractRequest.model_fields)
