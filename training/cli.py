@@ -23,9 +23,9 @@ from training.config import load_run
 from training.evaluation import evaluate
 from training.loop import train as run_loop
 from training.loop import weights_of
+from training.preparation import Setup, prepare
 from training.reports import lost_table, score_table, show_progress
 from training.sample import write_sample
-from training.setup import Setup, prepare
 from training.state import State
 from training.steps import build_optimizer
 
@@ -169,3 +169,7 @@ def _refusals() -> Iterator[None]:
     except NerServiceError as error:
         console.print(f"error: {error}", style="red", markup=False, highlight=False)
         raise typer.Exit(1) from error
+
+
+if __name__ == "__main__":
+    app()

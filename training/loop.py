@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ner_service.model.span_model import SpanModel
 from training.evaluation import compare, predict
 from training.objectives.spans import SpansObjective
-from training.setup import Setup
+from training.preparation import Setup
 from training.state import EpochRecord, State
 from training.steps import seed_step, set_learning_rate, sum_gradients
 

@@ -19,7 +19,7 @@ from training.data.augmentation import join_documents
 from training.data.loader import batches_of_epoch
 from training.data.targets import Example, encode_documents
 from training.losses import sparse_zlpr
-from training.setup import Setup
+from training.preparation import Setup
 
 
 class SpansObjective:
