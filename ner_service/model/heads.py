@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from ner_service.model.config import HeadConfig
 from ner_service.model.initialisation import initialise
@@ -25,6 +26,12 @@ from ner_service.model.rotary import rotary_table, rotate
 
 CELLS_AT_ONCE = 1 << 20
 """Scores alive at a time while candidates are sought: 4 MiB, which stay in a CPU's cache."""
+
+ROWS_AT_ONCE = 128
+"""Rows of one product: few, so that little below the diagonal is computed for nothing."""
+
+COLUMNS_OF_BOUND = 32
+"""Cells of a row that share an upper bound."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,23 +113,29 @@ def build_head(hidden_size: int, num_labels: int, config: HeadConfig) -> GlobalP
 def scores(projection: Projection, valid_BL: Tensor) -> Tensor:
     """The full grid scores_BCLL, -inf below the diagonal and where start or end is not valid."""
     grid = projection.query @ projection.key.transpose(-1, -2)
-    if projection.start is not None and projection.end is not None:
-        grid = grid + projection.start[..., :, None] + projection.end[..., None, :]
-    length = grid.shape[-1]
-    spans = torch.ones(length, length, dtype=torch.bool, device=grid.device).triu()
-    allowed = spans & valid_BL[:, None, :, None] & valid_BL[:, None, None, :]
-    return grid.masked_fill(~allowed, -torch.inf)
+    below_LL = _below_diagonal(grid.shape[-1], grid)
+    allowed_BLL = valid_BL[:, :, None] & valid_BL[:, None, :]
+    # Sums in place, and for the efficient head before the labels part: a grid is hundreds of megabytes.
+    grid += below_LL.masked_fill(~allowed_BLL, -torch.inf)[:, None]
+    if projection.start is None or projection.end is None:
+        return grid
+    grid = grid + projection.start[..., :, None]
+    grid += projection.end[..., None, :]
+    return grid
 
 
+@torch.no_grad()
 def candidates(projection: Projection, cutoff_C: Tensor) -> Cells:
-    """Cells (c, i, j), i <= j, with a score above `cutoff_C[c]`, of the one text in `projection`.
+    """Cells (c, i, j), i <= j, with a score above `cutoff_C[c]`, of the one text in `projection`; without gradient.
 
-    The set is that of `scores(...) > cutoff`, found without the grid. A cut-off of +inf switches a label off.
-    Cells come in ascending order of (label, start, end).
+    The set is that of `scores(...) > cutoff`, found without the grid. A cut-off of +inf switches a label off at no
+    cost. Cells come in ascending order of (label, start, end).
     """
     if projection.start is not None and projection.end is not None:
-        return _candidates_factored(projection, cutoff_C)
-    return _candidates_dense(projection, cutoff_C)
+        core_LL = projection.query[0, 0] @ projection.key[0, 0].T
+        core_LL += _below_diagonal(len(core_LL), core_LL)
+        return _candidates_factored(core_LL, projection.start[0], projection.end[0], cutoff_C)
+    return _candidates_dense(projection.query[0], projection.key[0], cutoff_C)
 
 
 def _turn(query_key_BLGQK: Tensor, position_BL: Tensor, rotary: bool) -> Tensor:
@@ -133,46 +146,70 @@ def _turn(query_key_BLGQK: Tensor, position_BL: Tensor, rotary: bool) -> Tensor:
     return rotate(query_key_BLGQK, table[:, :, None, None])
 
 
-def _candidates_factored(projection: Projection, cutoff_C: Tensor) -> Cells:
-    """Row i of label c can fire only if start_ci + max_j core_ij + max_{j>=i} end_cj is above the cut-off."""
-    assert projection.start is not None
-    assert projection.end is not None
-    start_CL, end_CL = projection.start[0], projection.end[0]
-    core_LL = _upper(projection.query[0, 0] @ projection.key[0, 0].T)
-    best_end_CL = end_CL.flip(-1).cummax(-1).values.flip(-1)
-    bound_CL = start_CL + core_LL.amax(-1) + best_end_CL
-    rows = (bound_CL > cutoff_C[:, None]).nonzero()
+def _candidates_factored(core_LL: Tensor, start_CL: Tensor, end_CL: Tensor, cutoff_C: Tensor) -> Cells:
+    """In W columns of row i a label can fire only if their best core + start_ci + their best end is above its cut-off.
+
+    The bound is summed in the order of the scores, and rounding never turns two sums round: no cell is lost to it.
+    """
+    core_LJW, end_CJW = _blocks(core_LL), _blocks(end_CL)
+    best_core_LJ, best_end_CJ = core_LJW.amax(-1), end_CJW.amax(-1)
     found = []
-    for label_R, row_R in (block.unbind(-1) for block in rows.split(max(1, CELLS_AT_ONCE // len(core_LL)))):
-        score_RL = core_LL[row_R] + start_CL[label_R, row_R, None] + end_CL[label_R]
-        hit, end_N = (score_RL > cutoff_C[label_R, None]).nonzero().unbind(-1)
-        found.append(Cells(label_R[hit], row_R[hit], end_N, score_RL[hit, end_N]))
+    for labels in _wanted(cutoff_C).split(_at_once(best_core_LJ.numel())):
+        bound_CLJ = best_core_LJ + start_CL[labels, :, None] + best_end_CJ[labels, None]
+        blocks = (bound_CLJ > cutoff_C[labels, None, None]).nonzero()
+        for label, row, block in (part.unbind(-1) for part in blocks.split(_at_once(COLUMNS_OF_BOUND))):
+            label = labels[label]
+            score_NW = core_LJW[row, block] + start_CL[label, row, None] + end_CJW[label, block]
+            hit, column = (score_NW > cutoff_C[label, None]).nonzero().unbind(-1)
+            end = block[hit] * COLUMNS_OF_BOUND + column
+            found.append(Cells(label[hit], row[hit], end, score_NW[hit, column]))
     return _concatenate(found, core_LL)
 
 
-def _candidates_dense(projection: Projection, cutoff_C: Tensor) -> Cells:
-    """Label by label in blocks of rows, each from its own diagonal on: half the products, a cache's worth at a time."""
-    query_CLK, key_CLK = projection.query[0], projection.key[0]
+def _candidates_dense(query_CLK: Tensor, key_CLK: Tensor, cutoff_C: Tensor) -> Cells:
+    """Block of rows by block of rows, each from its own diagonal on; only rows whose best score fires are looked at."""
+    labels = _wanted(cutoff_C)
+    if len(labels) < len(cutoff_C):
+        query_CLK, key_CLK = query_CLK[labels], key_CLK[labels]
     length = query_CLK.shape[1]
-    labels = (cutoff_C < torch.inf).nonzero().flatten()
-    num_rows = 64
     found = []
-    for first in range(0, length, num_rows):
-        columns = length - first
-        for chunk in labels.split(max(1, CELLS_AT_ONCE // (num_rows * columns))):
-            block = query_CLK[chunk, first : first + num_rows] @ key_CLK[chunk, first:].transpose(-1, -2)
-            block = _upper(block)
-            label, row, column = (block > cutoff_C[chunk, None, None]).nonzero().unbind(-1)
-            found.append(Cells(chunk[label], row + first, column + first, block[label, row, column]))
+    for first in range(0, length, ROWS_AT_ONCE):
+        parts = (labels, query_CLK[:, first : first + ROWS_AT_ONCE], key_CLK[:, first:])
+        at_once = _at_once(ROWS_AT_ONCE * (length - first))
+        for label_C, query_CRK, part_CLK in zip(*(part.split(at_once) for part in parts), strict=True):
+            score_CRL = query_CRK @ part_CLK.transpose(-1, -2)
+            num_rows = score_CRL.shape[1]
+            score_CRL[..., :num_rows] += _below_diagonal(num_rows, score_CRL)
+            label, row = (score_CRL.amax(-1) > cutoff_C[label_C, None]).nonzero().unbind(-1)
+            score_NL, label_N = score_CRL[label, row], label_C[label]
+            hit, column = (score_NL > cutoff_C[label_N, None]).nonzero().unbind(-1)
+            found.append(Cells(label_N[hit], row[hit] + first, column + first, score_NL[hit, column]))
     cells = _concatenate(found, query_CLK)
     order = ((cells.label_N * length + cells.start_N) * length + cells.end_N).argsort()
     return Cells(cells.label_N[order], cells.start_N[order], cells.end_N[order], cells.score_N[order])
 
 
-def _upper(grid: Tensor) -> Tensor:
-    """-inf below the diagonal of the last two axes."""
-    below = torch.ones(grid.shape[-2:], dtype=torch.bool, device=grid.device).tril(-1)
-    return grid.masked_fill(below, -torch.inf)
+def _wanted(cutoff_C: Tensor) -> Tensor:
+    """Indices of the labels that can fire at all."""
+    return (cutoff_C < torch.inf).nonzero().flatten()
+
+
+def _at_once(num_cells: int) -> int:
+    """How many blocks of so many cells may be alive at a time; at least one."""
+    return max(1, CELLS_AT_ONCE // max(1, num_cells))
+
+
+def _blocks(values: Tensor) -> Tensor:
+    """The last axis cut into blocks of `COLUMNS_OF_BOUND`, the last one filled up with -inf."""
+    length = values.shape[-1]
+    num_blocks = math.ceil(length / COLUMNS_OF_BOUND)
+    padded = functional.pad(values, (0, num_blocks * COLUMNS_OF_BOUND - length), value=-torch.inf)
+    return padded.unflatten(-1, (num_blocks, COLUMNS_OF_BOUND))  # type: ignore[no-any-return]
+
+
+def _below_diagonal(length: int, like: Tensor) -> Tensor:
+    """A square with -inf below the diagonal and 0 elsewhere: what adds nothing to a span and takes the others out."""
+    return torch.full((length, length), -torch.inf, dtype=like.dtype, device=like.device).tril(-1)
 
 
 def _concatenate(found: list[Cells], like: Tensor) -> Cells:
