@@ -113,11 +113,8 @@ def check_unicode(line: Line, text: str, name: str = "text") -> str:
     Raises:
         DataError: a lone surrogate.
     """
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        found = f"a lone surrogate U+{ord(text[error.start]):04X} at character {error.start}"
-        raise line.error(f"{name}: found {found}, expected Unicode text") from None
+    if found := _surrogate(text):
+        raise line.error(f"{name}: found {found}, expected Unicode text")
     return text
 
 
@@ -152,11 +149,14 @@ def refuse(path: Path, index: int, detail: str) -> DataError:
 
 
 def check_writable(path: Path, index: int, document: Document, *, partial: bool = False) -> None:
-    """Refuse entities that do not fit the text and, unless the format can say so, partial annotation.
+    """Refuse lone surrogates, entities that do not fit the text and, unless the format can say so, partial annotation.
 
     Raises:
         DataError: names the document.
     """
+    for value in (document.text, document.id or "", *(entity.label for entity in document.entities)):
+        if found := _surrogate(value):
+            raise refuse(path, index, f"found {found}, expected Unicode text")
     for entity in document.entities:
         if not _fits(document.text, entity):
             raise refuse(path, index, f"found {entity}, expected a span within {len(document.text)} characters")
@@ -176,6 +176,15 @@ def to_json(path: Path, index: int, record: Mapping[str, object]) -> str:
     except (TypeError, ValueError, RecursionError) as error:
         raise refuse(path, index, f"found {error}, expected Unicode text and JSON values") from None
     return line
+
+
+def _surrogate(text: str) -> str | None:
+    """The first lone surrogate, described."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        return f"a lone surrogate U+{ord(text[error.start]):04X} at character {error.start}"
+    return None
 
 
 def _fits(text: str, entity: Entity) -> bool:

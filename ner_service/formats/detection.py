@@ -24,11 +24,11 @@ def detect(path: Path) -> str:
     if first is None:
         return "jsonl"
     head = first.text.strip()
-    if head.endswith("|||") or head.startswith("["):
+    if head.endswith("|||"):
         return "cmeee"
-    if head.startswith("{"):
-        return _json_format(first)
-    tags = (split_row(line.text)[1] for line in chain([first], lines))
+    if head[0] in "[{" and not is_tag(split_row(head)[1]):
+        return "cmeee" if head[0] == "[" else _json_format(first)
+    tags = (split_row(line.text)[1] for line in chain([first], lines) if not line.text.startswith("# "))
     letters = {tag[0] for tag in tags if is_tag(tag)}
     for format, telling in (("conll-bmes", "M"), ("conll-bilou", "LU"), ("conll-bioes", "ES"), ("conll-bio", "BIO")):
         if letters & set(telling):

@@ -97,6 +97,7 @@ def test_a_word_is_cut_where_an_entity_ends(tmp_path: Path) -> None:
         (Document("a\nb"), "text: found 'a.nb', expected no tab or line end"),
         (Document("a", (Entity(0, 1, "x\ty"),)), "label: found"),
         (Document("a", id="1\n2"), "sent_id: found"),
+        (Document("a\ud800"), r"found a lone surrogate U\+D800 at character 1"),
         (Document("  "), "expected at least one token"),
         (Document("a", annotated=frozenset()), "found partial annotation"),
     ],

@@ -55,6 +55,8 @@ def test_another_scheme_reads_other_documents(tmp_path: Path) -> None:
         ("a|||0 0 x|||", "cmeee"),
         ("a O\nb O\n", "conll-bio"),
         ("a B-x\nE-mail I-x\n", "conll-bio"),
+        ("# text = an E-mail\nan O\nE-mail O\n", "conll-bio"),
+        ("[ O\na B-x\n", "conll-bio"),
         ("a S-x\n", "conll-bioes"),
         ("a B-x\nb M-x\nc E-x\n", "conll-bmes"),
         ("a U-x\n", "conll-bilou"),
