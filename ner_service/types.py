@@ -37,6 +37,7 @@ class Document:
 
     `annotated` names the labels that the annotators looked for; None means every label. A label outside it is
     neither present nor absent: no negative in training, no false positive in evaluation.
+    `flat` says that the annotators marked outermost mentions alone: a span inside a mention is no negative in training.
     `metadata` holds whatever else the file said of the text.
     """
 
@@ -44,6 +45,7 @@ class Document:
     entities: tuple[Entity, ...] = ()
     id: str | None = None
     annotated: frozenset[str] | None = None
+    flat: bool = False
     metadata: Mapping[str, object] = field(default_factory=dict, compare=False)
 
 

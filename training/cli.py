@@ -56,6 +56,7 @@ def init(folder: Annotated[Path, typer.Argument(help="A new folder.")]) -> None:
 def train(
     config: Annotated[Path, typer.Argument(help="A run in TOML.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the run; the bundle stands in it.")],
+    data: Annotated[Path | None, typer.Option(help="Folder of the documents; else that of the run.")] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help="Override, e.g. optimizer.lr=2e-5.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where the run was interrupted.")] = False,
     as_json: Json = False,
@@ -66,7 +67,7 @@ def train(
         accelerator = Accelerator(cpu=run.device == "cpu", mixed_precision="bf16" if run.precision == "bf16" else "no")
         if run.device == "cuda" and accelerator.device.type != "cuda":
             raise ConfigError("device: found no GPU, expected one for 'cuda'")
-        setup = prepare(run, config.parent)
+        setup = prepare(run, config.parent, data or config.parent)
         _show_lost(setup, accelerator)
         state = _start(setup, accelerator, output, resume)
         _run(setup, state, accelerator, output)

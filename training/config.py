@@ -20,6 +20,7 @@ class SourceConfig:
 
     `labels` renames the file's labels; where it is given, labels that it does not name are dropped. `annotated` names
     the labels (after renaming) that the annotators looked for; left out, those that `labels` maps to, or else all.
+    `flat` says that only outermost mentions are annotated: what lies inside one is then no negative.
     `where` keeps the documents whose metadata has one of the listed values.
     """
 
@@ -27,6 +28,7 @@ class SourceConfig:
     format: str = "jsonl"
     labels: Mapping[str, str] | None = None
     annotated: tuple[str, ...] | None = None
+    flat: bool = False
     where: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
@@ -111,7 +113,7 @@ class RunConfig:
 
 
 def load_run(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
-    """Read a run; `overrides` are like `optimizer.lr=2e-5`, with TOML values. Paths count from the run's folder.
+    """Read a run; `overrides` are like `optimizer.lr=2e-5`, with TOML values.
 
     Raises:
         ConfigError: names file and key, what was found and what was expected.

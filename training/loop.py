@@ -18,7 +18,7 @@ from training.evaluation import compare, predict
 from training.objectives.spans import SpansObjective
 from training.preparation import Setup
 from training.state import EpochRecord, State
-from training.steps import seed_step, set_learning_rate, sum_gradients
+from training.steps import seed_step, set_learning_rate, sum_gradients, sum_over_processes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +53,8 @@ def train(setup: Setup, state: State, accelerator: Accelerator) -> Iterator[Prog
             seed_step(run.seed, state.epoch, state.step, accelerator.process_index)
             scale = 1.0 / sum(objective.count(batch) for batch in step)
             own = step[accelerator.process_index :: accelerator.num_processes]
-            loss = scale * sum(objective.backward(batch, scale) for batch in own)
+            own_loss = scale * sum(objective.backward(batch, scale) for batch in own)
+            loss = sum_over_processes(own_loss, accelerator)
             sum_gradients(parameters, accelerator)
             _update(state, parameters, run.optimizer.clip_norm)
             state.loss_sum += loss

@@ -71,7 +71,8 @@ class Setup:
 
     def fingerprint(self) -> str:
         """Tells runs apart that may not resume each other."""
-        return hashlib.sha256(json.dumps([unstructure(self.run), self.corpus.sha256]).encode("utf-8")).hexdigest()
+        parts = [unstructure(self.run), self.corpus.sha256, self.tokenizer.to_json(), unstructure(self.config)]
+        return hashlib.sha256(json.dumps(parts).encode("utf-8")).hexdigest()
 
     def unrepresentable(self) -> list[Unrepresentable]:
         """Gold entities, of train and dev, that the model can never predict."""
@@ -79,13 +80,15 @@ class Setup:
         return encode_documents(documents, self.tokenizer, self.run.window, self.corpus.labels)[1]
 
 
-def prepare(run: RunConfig, folder: Path) -> Setup:
-    """Read the data, get the tokenizer, settle the model. Relative paths count from `folder`, that of the run's file.
+def prepare(run: RunConfig, folder: Path, data_folder: Path) -> Setup:
+    """Read the data, get the tokenizer, settle the model.
+
+    Relative paths count from `folder`, that of the run's file, and those of documents from `data_folder`.
 
     Raises:
         ConfigError, DataError, BundleError: name what is wrong.
     """
-    corpus = read_corpus(run.data, folder)
+    corpus = read_corpus(run.data, data_folder)
     head = Heads(spans=run.model.head)
     if run.model.start_from is None:
         tokenizer = _tokenizer(run, corpus, folder)
@@ -101,9 +104,18 @@ def prepare(run: RunConfig, folder: Path) -> Setup:
 def _tokenizer(run: RunConfig, corpus: Corpus, folder: Path) -> TextTokenizer:
     config = run.tokenizer
     if config.file is not None:
-        return TextTokenizer.from_json((folder / config.file).read_text(encoding="utf-8"))
+        return _read_tokenizer(folder / config.file)
     texts = [document.text for document in corpus.train]
     return train_tokenizer(texts, vocab_size=config.vocab_size, min_frequency=config.min_frequency)
+
+
+def _read_tokenizer(path: Path) -> TextTokenizer:
+    try:
+        return TextTokenizer.from_json(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"tokenizer.file: {path}: not found; expected a tokenizer.json") from None
+    except (UnicodeDecodeError, ConfigError) as error:
+        raise ConfigError(f"tokenizer.file: {path}: {error}") from error
 
 
 def _encoder(table: Mapping[str, object], vocab_size: int) -> EncoderConfig:
@@ -123,7 +135,7 @@ def _start(
     if (folder / name / MANIFEST).is_file():
         bundle = Bundle.load(folder / name)
         same = bundle.manifest.labels == labels.names and bundle.manifest.model.heads == heads
-        weights = {key: value.float() for key, value in bundle.weights.items() if same or key.startswith("encoder.")}
+        weights = {key: value for key, value in bundle.weights.items() if same or key.startswith("encoder.")}
         return bundle.tokenizer, bundle.manifest.model.encoder, weights
     foreign = load_checkpoint(str(folder / name) if (folder / name).is_dir() else name)
     return foreign.tokenizer, foreign.config, {f"encoder.{key}": value for key, value in foreign.weights.items()}

@@ -6,6 +6,7 @@ Knows modules and numbers; knows no data and no loss.
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Iterable
 
 import torch
@@ -46,7 +47,7 @@ def schedule_factor(progress: float, config: OptimizerConfig) -> float:
 
 def seed_step(seed: int, epoch: int, step: int, process: int) -> None:
     """Make the randomness of a step (dropout) depend on nothing but its place, so that a resumed run repeats it."""
-    torch.manual_seed(hash((seed, epoch, step, process)) % 2**63)
+    torch.manual_seed(random.Random(f"{seed} {epoch} {step} {process}").getrandbits(63))
 
 
 def sum_gradients(parameters: Iterable[Tensor], accelerator: Accelerator) -> None:
@@ -61,6 +62,12 @@ def sum_gradients(parameters: Iterable[Tensor], accelerator: Accelerator) -> Non
     total = accelerator.reduce(flat, reduction="sum")
     for tensor, part in zip(tensors, total.split([tensor.numel() for tensor in tensors]), strict=True):
         tensor.grad = part.view_as(tensor)
+
+
+def sum_over_processes(value: float, accelerator: Accelerator) -> float:
+    """The sum of every process's value."""
+    total = torch.tensor(value, dtype=torch.float32, device=accelerator.device)
+    return value if accelerator.num_processes == 1 else float(accelerator.reduce(total, reduction="sum"))
 
 
 def _by_decay(module: nn.Module) -> tuple[list[Tensor], list[Tensor]]:

@@ -13,14 +13,14 @@ def join_documents(documents: Sequence[Document], share: float, generator: rando
     """Lay a random share of the documents together, two to eight at a time and a line each; the others pass unchanged.
 
     A model that has seen only single sentences does not know what a sentence in the midst of others looks like, and
-    that is what a window of a long text is. Only documents annotated for the same labels are joined.
+    that is what a window of a long text is. Only documents annotated alike are joined.
     """
-    waiting: dict[frozenset[str] | None, list[Document]] = {}
+    waiting: dict[object, list[Document]] = {}
     for document in documents:
         if generator.random() >= share:
             yield document
             continue
-        group = waiting.setdefault(document.annotated, [])
+        group = waiting.setdefault((document.annotated, document.flat), [])
         group.append(document)
         if len(group) >= generator.randint(2, 8):
             yield join(group)
@@ -36,4 +36,4 @@ def join(documents: Sequence[Document]) -> Document:
         entities += [replace(e, start=e.start + offset, end=e.end + offset) for e in document.entities]
         offset += len(document.text) + 1
     text = "\n".join(document.text for document in documents)
-    return Document(text, tuple(entities), annotated=documents[0].annotated)
+    return replace(documents[0], text=text, entities=tuple(entities), id=None)

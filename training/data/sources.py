@@ -56,11 +56,12 @@ def read_source(source: SourceConfig, folder: Path) -> Iterator[Document]:
 
 
 def digest(documents: Iterable[Document]) -> str:
-    """SHA-256 over texts, entities and annotated labels, in order."""
+    """SHA-256 over texts, entities and what is known of them, in order."""
     total = hashlib.sha256()
     for document in documents:
         annotated = None if document.annotated is None else sorted(document.annotated)
-        total.update(repr((document.text, [entity.key for entity in document.entities], annotated)).encode("utf-8"))
+        keys = [entity.key for entity in document.entities]
+        total.update(repr((document.text, keys, annotated, document.flat)).encode("utf-8"))
     return total.hexdigest()
 
 
@@ -74,7 +75,7 @@ def _relabel(document: Document, source: SourceConfig) -> Document:
         annotated = frozenset(source.annotated)
     elif source.labels is not None:
         annotated = frozenset(source.labels.values())
-    return replace(document, entities=tuple(entities), annotated=annotated)
+    return replace(document, entities=tuple(entities), annotated=annotated, flat=source.flat)
 
 
 def _hash(text: str) -> int:
