@@ -172,14 +172,16 @@ def _candidates_dense(query_CLK: Tensor, key_CLK: Tensor, cutoff_C: Tensor) -> C
     if len(labels) < len(cutoff_C):
         query_CLK, key_CLK = query_CLK[labels], key_CLK[labels]
     length = query_CLK.shape[1]
+    memory = query_CLK.new_empty(max(CELLS_AT_ONCE, ROWS_AT_ONCE * length))
+    below = _below_diagonal(ROWS_AT_ONCE, query_CLK)
     found = []
     for first in range(0, length, ROWS_AT_ONCE):
-        parts = (labels, query_CLK[:, first : first + ROWS_AT_ONCE], key_CLK[:, first:])
+        parts = (labels, query_CLK[:, first : first + ROWS_AT_ONCE], key_CLK[:, first:].transpose(-1, -2))
         at_once = _at_once(ROWS_AT_ONCE * (length - first))
-        for label_C, query_CRK, part_CLK in zip(*(part.split(at_once) for part in parts), strict=True):
-            score_CRL = query_CRK @ part_CLK.transpose(-1, -2)
+        for label_C, query_CRK, key_CKL in zip(*(part.split(at_once) for part in parts), strict=True):
+            score_CRL = _product(query_CRK, key_CKL, memory)
             num_rows = score_CRL.shape[1]
-            score_CRL[..., :num_rows] += _below_diagonal(num_rows, score_CRL)
+            score_CRL[..., :num_rows] += below[:num_rows, :num_rows]
             label, row = (score_CRL.amax(-1) > cutoff_C[label_C, None]).nonzero().unbind(-1)
             score_NL, label_N = score_CRL[label, row], label_C[label]
             hit, column = (score_NL > cutoff_C[label_N, None]).nonzero().unbind(-1)
@@ -187,6 +189,12 @@ def _candidates_dense(query_CLK: Tensor, key_CLK: Tensor, cutoff_C: Tensor) -> C
     cells = _concatenate(found, query_CLK)
     order = ((cells.label_N * length + cells.start_N) * length + cells.end_N).argsort()
     return Cells(cells.label_N[order], cells.start_N[order], cells.end_N[order], cells.score_N[order])
+
+
+def _product(left: Tensor, right: Tensor, memory: Tensor) -> Tensor:
+    """Batched matrix product in memory that is already at hand: fresh memory costs as much as the product."""
+    shape = (*left.shape[:2], right.shape[2])
+    return torch.bmm(left, right, out=memory[: math.prod(shape)].view(shape))
 
 
 def _wanted(cutoff_C: Tensor) -> Tensor:
