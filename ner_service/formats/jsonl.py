@@ -1,7 +1,8 @@
 """JSON Lines: one document a line, `{"id", "text", "entities": [{"start", "end", "label"}]}`.
 
-Offsets are code points, end exclusive. Optional: `id`, `annotated` (the labels that the annotators looked
-for), in an entity `score` and `text` (its mention, checked). Any other key of a document is metadata.
+Offsets are code points, end exclusive. Optional: `id`, `annotated` (the labels that the annotators looked for), `flat`
+(true where they marked outermost mentions alone), in an entity `score` and `text` (its mention, checked). Any other
+key of a document is metadata.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from ner_service.formats.checks import (
 from ner_service.formats.lines import Line, read_lines, write_lines
 from ner_service.types import Document, Entity
 
-_KEYS = ("id", "text", "entities", "annotated")
+_KEYS = ("id", "text", "entities", "annotated", "flat")
 
 
 def read(path: Path) -> Iterator[Document]:
@@ -57,6 +58,7 @@ def _document(line: Line, record: dict[str, Any]) -> Document:
         entities=entities,
         id=read_identifier(line, record),
         annotated=_annotated(line, record.get("annotated"), entities),
+        flat=_flat(line, record.get("flat", False)),
         metadata={key: value for key, value in record.items() if key not in _KEYS},
     )
 
@@ -84,6 +86,12 @@ def _annotated(line: Line, value: object, entities: tuple[Entity, ...]) -> froze
     return labels
 
 
+def _flat(line: Line, value: object) -> bool:
+    if not isinstance(value, bool):
+        raise line.error(f"flat: found {value!r}, expected true or false")
+    return value
+
+
 def _line(path: Path, index: int, document: Document) -> str:
     check_writable(path, index, document, partial=True)
     clash = [key for key in document.metadata if key in _KEYS]
@@ -93,6 +101,8 @@ def _line(path: Path, index: int, document: Document) -> str:
     record |= {"text": document.text, "entities": [_item(entity) for entity in document.entities]}
     if document.annotated is not None:
         record["annotated"] = sorted(document.annotated)
+    if document.flat:
+        record["flat"] = True
     return to_json(path, index, record | dict(document.metadata))
 
 

@@ -79,6 +79,7 @@ def test_a_number_for_an_id_and_a_score(tmp_path: Path) -> None:
             GOOD | {"entities": [{"start": 0, "end": 3, "label": "x", "score": "1"}]},
             'score: found "1", expected a number',
         ),
+        (GOOD | {"flat": 1}, "flat: found 1, expected true or false"),
         (GOOD | {"annotated": "person"}, 'annotated: found "person", expected a list'),
         (GOOD | {"annotated": ["place"]}, "annotated: found an entity 'person', expected only"),
     ],
@@ -109,13 +110,22 @@ def test_what_cannot_be_written_is_refused(tmp_path: Path, document: Document, m
 
 def test_everything_is_written(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
-    document = Document("北京", (Entity(0, 2, "place", 0.5),), "7", frozenset({"place"}), {"genre": "news"})
+    document = Document(
+        text="北京",
+        entities=(Entity(0, 2, "place", 0.5),),
+        id="7",
+        annotated=frozenset({"place"}),
+        flat=True,
+        metadata={"genre": "news"},
+    )
     jsonl.write([document], path)
     assert json.loads(path.read_text("utf-8")) == {
         "id": "7",
         "text": "北京",
         "entities": [{"start": 0, "end": 2, "label": "place", "score": 0.5}],
         "annotated": ["place"],
+        "flat": True,
         "genre": "news",
     }
+    assert list(jsonl.read(path)) == [document]
     assert "北京" in path.read_text("utf-8")
