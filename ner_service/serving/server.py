@@ -42,8 +42,32 @@ class Server(uvicorn.Server):
         timer.cancel()
 
 
-def serve(settings: Settings) -> None:
-    """Serve until SIGTERM or SIGINT, or until the model dies.
+OnDeath = Callable[[], None]
+
+
+def load_model(settings: Settings, metrics: Metrics, on_death: OnDeath) -> ServedModel:
+    """The bundle of the settings, ready to be served.
+
+    Raises:
+        BundleError: it cannot be loaded.
+    """
+    import torch
+
+    from ner_service.model.encoders import packs
+    from ner_service.recognizer import Recognizer
+
+    if settings.num_threads is not None:
+        torch.set_num_threads(settings.num_threads)
+    recognizer = Recognizer.load(settings.model, settings.device)
+    precision = str(next(recognizer.model.parameters()).dtype).removeprefix("torch.")
+    padded = recognizer.device.type != "cpu" or not packs(recognizer.manifest.model.encoder)
+    model = ServedModel(recognizer, padded=padded, settings=settings, metrics=metrics, on_death=on_death)
+    metrics.model_served(model.digest, precision)
+    return model
+
+
+def serve(settings: Settings, load: Callable[[Settings, Metrics, OnDeath], ServedModel] = load_model) -> None:
+    """Serve what `load` gives until SIGTERM or SIGINT, or until the model dies.
 
     Raises:
         BundleError: the model cannot be loaded; nothing was served.
@@ -58,7 +82,7 @@ def serve(settings: Settings) -> None:
         server.should_exit = True
 
     metrics = Metrics()
-    registry = Registry(_load(settings, metrics, on_death))
+    registry = Registry(load(settings, metrics, on_death))
     config = uvicorn.Config(
         build_app(settings, registry, metrics),
         host=settings.host,
@@ -76,22 +100,6 @@ def serve(settings: Settings) -> None:
     server.run(sockets=[listener])
     if model_died:
         raise ModelDiedError("the model can answer no more; the log says why")
-
-
-def _load(settings: Settings, metrics: Metrics, on_death: Callable[[], None]) -> ServedModel:
-    import torch
-
-    from ner_service.model.encoders import packs
-    from ner_service.recognizer import Recognizer
-
-    if settings.num_threads is not None:
-        torch.set_num_threads(settings.num_threads)
-    recognizer = Recognizer.load(settings.model, settings.device)
-    precision = str(next(recognizer.model.parameters()).dtype).removeprefix("torch.")
-    padded = recognizer.device.type != "cpu" or not packs(recognizer.manifest.model.encoder)
-    model = ServedModel(recognizer, padded=padded, settings=settings, metrics=metrics, on_death=on_death)
-    metrics.model_served(model.digest, precision)
-    return model
 
 
 def _log_to_stderr() -> None:

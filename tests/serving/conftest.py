@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -37,25 +38,38 @@ class Service:
 Serve = Callable[..., AbstractContextManager[Service]]
 
 
+def until(condition: Callable[[], bool]) -> None:
+    """Wait for what must come."""
+    patience = time.monotonic() + 20.0
+    while not condition():
+        assert time.monotonic() < patience, "it did not come"
+
+
+def await_ready(service: Service) -> None:
+    until(lambda: service.client.get("/health/ready").status_code == 200)
+
+
 @contextmanager
-def _serve(**overrides: object) -> Iterator[Service]:
+def _serve(recognizer: FakeRecognizer | None = None, **overrides: object) -> Iterator[Service]:
     settings = Settings(model=Path("unused"), **overrides)  # type: ignore[arg-type]
     deaths: list[str] = []
-    recognizer, metrics = FakeRecognizer(), Metrics()
+    recognizer, metrics = recognizer or FakeRecognizer(), Metrics()
     model = ServedModel(
         recognizer, padded=True, settings=settings, metrics=metrics, on_death=lambda: deaths.append("died")
     )
     metrics.model_served(model.digest, "float32")
     with TestClient(build_app(settings, Registry(model), metrics)) as client:
-        while client.get("/health/ready").status_code != 200:
-            pass
-        yield Service(client, recognizer, model, deaths)
-        recognizer.release()
+        service = Service(client, recognizer, model, deaths)
+        try:
+            await_ready(service)
+            yield service
+        finally:
+            recognizer.release()
 
 
 @pytest.fixture
 def serve() -> Serve:
-    """Starts a service with these settings."""
+    """Starts a service with these settings, and with this `recognizer` if one is given."""
     return _serve
 
 

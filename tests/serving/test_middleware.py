@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from ner_service.serving.middleware import BodyLimit
+from ner_service.serving.problems import BodyTimeoutError
+from tests.serving.conftest import Serve, Service
+from tests.serving.test_problems import check_problem
+
+TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+
+def test_a_request_id_is_repeated_or_made(service: Service) -> None:
+    assert service.client.get("/", headers={"X-Request-Id": "a-B.c:1_"}).headers["x-request-id"] == "a-B.c:1_"
+    for sent in ("", "a b", "x" * 129, "é", "a\tb"):
+        made = service.client.get("/", headers={"X-Request-Id": sent.encode("latin-1")}).headers["x-request-id"]
+        assert re.fullmatch("[0-9a-f]{32}", made)
+
+
+def test_a_traceparent_is_repeated_if_it_is_one(service: Service) -> None:
+    assert service.client.get("/", headers={"traceparent": TRACE}).headers["traceparent"] == TRACE
+    assert "traceparent" not in service.client.get("/", headers={"traceparent": "nonsense"}).headers
+
+
+def test_server_timing_tells_where_the_time_went(service: Service) -> None:
+    timing = service.post("/v1/extract", {"inputs": "Ada"}).headers["server-timing"]
+    assert re.fullmatch(r"queue;dur=[\d.]+, infer;dur=[\d.]+, total;dur=[\d.]+", timing)
+
+
+def test_the_log_has_a_line_a_request_and_no_text(service: Service, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.DEBUG):
+        service.post("/v1/extract?secret=1", {"inputs": ["Secret", "☠ Secret"]}, **{"X-Request-Id": "r1"})
+        service.client.get("/secret")
+    lines = [record.getMessage() for record in caplog.records if record.name == "ner_service.access"]
+    assert re.fullmatch(r"id=r1 method=POST route=/v1/extract status=200 ms=[\d.]+ tokens=18", lines[0])
+    assert re.fullmatch(r"id=\w+ method=GET route=unmatched status=404 ms=[\d.]+ tokens=0", lines[1])
+    ours = [record.getMessage() for record in caplog.records if record.name.startswith("ner_service")]
+    assert not any("secret" in line.lower() for line in ours)
+
+
+def test_without_a_key_everything_is_open(service: Service) -> None:
+    assert service.client.get("/v1/models").status_code == 200
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"Authorization": "Bearer wrong"},
+        {"Authorization": "Basic schlüssel".encode("latin-1")},
+        {"Authorization": "Bearer"},
+        {"X-API-Key": "wrong"},
+        {"X-API-Key": "sesam\xff".encode("latin-1")},
+    ],
+)
+def test_a_missing_or_wrong_key_is_401(serve: Serve, headers: dict[str, Any]) -> None:
+    with serve(api_key="sesam") as service:
+        for path in ("/v1/models", "/v1/extract", "/v1/nothing", "/metrics"):
+            reply = service.client.get(path, headers=headers)
+            check_problem(reply, 401, "unauthorized")
+            assert reply.headers["www-authenticate"] == "Bearer"
+            assert "sesam" not in reply.text
+
+
+def test_the_key_opens_and_health_and_pages_need_none(serve: Serve) -> None:
+    with serve(api_key="schlüssel") as service:
+        for headers in ({"Authorization": "bearer schlüssel".encode()}, {"X-API-Key": "schlüssel".encode()}):
+            assert service.client.get("/v1/models", headers=headers).status_code == 200
+        for path in ("/health/live", "/readyz", "/", "/docs", "/openapi.json", "/page/page.js"):
+            assert service.client.get(path).status_code == 200
+
+
+def test_a_body_over_the_limit_is_413_declared_or_not(serve: Serve) -> None:
+    def chunks(count: int) -> Iterator[bytes]:
+        yield b'{"inputs": "'
+        for _ in range(count):
+            yield b"a" * 10
+        yield b'"}'
+
+    headers = {"Content-Type": "application/json"}
+    with serve(max_body_bytes=100) as service:
+        for content in (b"x" * 101, chunks(10)):
+            reply = service.client.post("/v1/extract", content=content, headers=headers)
+            check_problem(reply, 413, "too_large")
+            assert reply.headers["connection"] == "close"
+        assert service.client.post("/v1/extract", content=chunks(8), headers=headers).status_code == 200
+
+
+def test_a_body_that_does_not_end_in_time_is_408(serve: Serve) -> None:
+    async def read(scope: Any, receive: Any, send: Any) -> None:
+        while (await receive()).get("more_body", False):
+            pass
+
+    async def trickle() -> Any:
+        messages = [{"type": "http.request", "body": b"a", "more_body": True}]
+
+        async def receive() -> Any:
+            if messages:
+                return messages.pop()
+            await asyncio.Event().wait()
+
+        limited = BodyLimit(read, max_bytes=10, timeout_s=0.01)
+        await limited({"type": "http", "headers": []}, receive, None)  # type: ignore[arg-type]
+
+    with pytest.raises(BodyTimeoutError, match=r"within 0\.01 seconds"):
+        asyncio.run(trickle())
+
+
+def test_waiting_for_the_client_to_go_is_no_part_of_the_body() -> None:
+    async def linger(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        assert (await receive())["type"] == "http.disconnect"
+
+    async def go_late() -> None:
+        messages = [{"type": "http.request", "body": b"a"}]
+
+        async def receive() -> Any:
+            if messages:
+                return messages.pop()
+            await asyncio.sleep(0.02)
+            return {"type": "http.disconnect"}
+
+        limited = BodyLimit(linger, max_bytes=10, timeout_s=0.001)
+        await limited({"type": "http", "headers": []}, receive, None)  # type: ignore[arg-type]
+
+    asyncio.run(go_late())

@@ -1,0 +1,161 @@
+"""The service as a real process: signals, sockets and exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from http.client import HTTPConnection
+from typing import IO, Any
+
+import pytest
+
+from tests.serving.conftest import until
+from tests.serving.fakes import DEADLY
+
+COMMAND = [sys.executable, "-m", "tests.serving.fake_server"]
+
+
+@dataclass
+class Process:
+    """A running service."""
+
+    popen: subprocess.Popen[str]
+    port: int
+    stdin: IO[str]
+    stdout: IO[str]
+    stderr: IO[str]
+
+    def request(self, method: str, path: str, body: object = None) -> tuple[int, bytes]:
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=20)
+        connection.request(method, path, json.dumps(body), {"Content-Type": "application/json", "X-Request-Id": "r1"})
+        reply = connection.getresponse()
+        content = reply.read()
+        connection.close()
+        return reply.status, content
+
+    def extract(self, text: str) -> tuple[int, Any]:
+        status, content = self.request("POST", "/v1/extract", {"inputs": text})
+        return status, json.loads(content)
+
+    def is_listening(self) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
+
+    def let_go(self) -> None:
+        self.stdin.write("\n")
+        self.stdin.flush()
+
+    def end(self) -> tuple[int, str]:
+        """Exit code and what stands in the log, once it has ended by itself."""
+        return self.popen.wait(20), self.stderr.read()
+
+
+Start = Callable[..., AbstractContextManager[Process]]
+
+
+@pytest.fixture
+def start() -> Start:
+    """Starts the service with these settings in its environment."""
+
+    @contextmanager
+    def run(**settings: str) -> Iterator[Process]:
+        environment = {**os.environ, "NER_MODEL": "unused", "NER_PORT": "0", **settings}
+        pipes: Any = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+        with subprocess.Popen(COMMAND, env=environment, text=True, **pipes) as popen:
+            assert popen.stdin is not None
+            assert popen.stdout is not None
+            assert popen.stderr is not None
+            try:
+                told = (re.search(r"running on http://127\.0\.0\.1:(\d+)", line) for line in popen.stderr)
+                port = int(next(found[1] for found in told if found))
+                process = Process(popen, port, popen.stdin, popen.stdout, popen.stderr)
+                until(process.is_listening)
+                until(lambda: process.request("GET", "/health/ready")[0] == 200)
+                yield process
+            finally:
+                popen.kill()
+
+    return run
+
+
+def test_sigterm_finishes_what_is_in_flight_and_ends_with_0(start: Start) -> None:
+    with start() as process, ThreadPoolExecutor() as threads:
+        running = threads.submit(process.extract, "⏳ Ada")
+        assert process.stdout.readline() == "waiting\n"
+        process.popen.send_signal(signal.SIGTERM)
+        until(lambda: not process.is_listening())
+        assert process.popen.poll() is None
+        process.let_go()
+        status, reply = running.result()
+        assert status == 200
+        assert reply["results"][0]["entities"][0]["text"] == "Ada"
+        code, log = process.end()
+        assert code == 0
+        assert "id=r1 method=POST route=/v1/extract status=200" in log
+        assert "Ada" not in log
+
+
+def test_what_is_not_done_within_the_grace_is_503(start: Start) -> None:
+    with start(NER_GRACE_S="0.1") as process, ThreadPoolExecutor() as threads:
+        running = threads.submit(process.extract, "⏳ Ada")
+        assert process.stdout.readline() == "waiting\n"
+        process.popen.send_signal(signal.SIGTERM)
+        status, problem = running.result()
+        assert (status, problem["type"]) == (503, "urn:ner-service:shutting_down")
+        # The model is still busy, and does not keep the process.
+        assert process.end()[0] == 0
+
+
+def test_a_client_that_is_killed_frees_the_queue(start: Start) -> None:
+    with start() as process, ThreadPoolExecutor() as threads:
+        running = threads.submit(process.extract, "⏳ Ada")
+        assert process.stdout.readline() == "waiting\n"
+        with socket.create_connection(("127.0.0.1", process.port)) as client:
+            body = b'{"inputs": "Bob"}'
+            head = (
+                b"POST /v1/extract HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+            )
+            client.sendall(head % len(body) + body)
+            until(lambda: b"ner_queue_tokens 5.0" in process.request("GET", "/metrics")[1])
+        until(lambda: b"ner_queue_tokens 0.0" in process.request("GET", "/metrics")[1])
+        assert b'ner_cancelled_total{stage="queue"} 1.0' in process.request("GET", "/metrics")[1]
+        process.let_go()
+        assert running.result()[0] == 200
+
+
+def test_a_dead_model_ends_the_process_with_an_error(start: Start) -> None:
+    with start() as process:
+        status, problem = process.extract(f"{DEADLY} Ada")
+        assert (status, problem["type"]) == (503, "urn:ner-service:model_died")
+        code, log = process.end()
+        assert code == 1
+        assert "the model's thread died of SystemExit" in log
+        assert "Ada" not in log
+
+
+def test_a_slow_body_is_408_and_a_large_one_413(start: Start) -> None:
+    with start(NER_BODY_TIMEOUT_S="0.1", NER_MAX_BODY_BYTES="100") as process:
+        for length, status in ((b"50", b"408 Request Timeout"), (b"101", b"413 ")):
+            with socket.create_connection(("127.0.0.1", process.port)) as client:
+                head = b"POST /v1/extract HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: "
+                client.sendall(head + length + b"\r\n\r\n{")
+                reply = b"".join(iter(lambda: client.recv(4096), b""))
+            assert reply.startswith(b"HTTP/1.1 " + status)
+            assert b"application/problem+json" in reply
+
+
+def test_a_taken_port_is_told_and_ends_the_process_with_an_error() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        environment = {**os.environ, "NER_MODEL": "unused", "NER_PORT": str(taken.getsockname()[1])}
+        ended = subprocess.run(COMMAND, env=environment, text=True, capture_output=True, timeout=60, check=False)
+    assert ended.returncode == 1
+    assert "address already in use" in ended.stderr.lower()
