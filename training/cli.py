@@ -17,7 +17,7 @@ from rich.console import Console
 
 from ner_service.bundle import Bundle
 from ner_service.errors import ConfigError, NerServiceError
-from ner_service.formats import read_documents
+from ner_service.formats import FORMATS, read_documents
 from ner_service.recognizer import Recognizer
 from training.config import load_run
 from training.evaluation import evaluate
@@ -41,6 +41,7 @@ SNAPSHOT = "snapshot.pt"
 SNAPSHOT_EVERY_S = 60.0
 BUNDLE = "bundle"
 
+Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where the model runs.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of tables.")]
 
 
@@ -49,7 +50,7 @@ def init(folder: Annotated[Path, typer.Argument(help="A new folder.")]) -> None:
     """Write a run and sample data that train in a minute, to start from."""
     with _refusals():
         run = write_sample(folder)
-        console.print(f"Wrote {folder}. Next: ner-train train {run} -o {folder / 'run'}")
+        _say(f"Wrote {folder}. Next: ner-train train {run} -o {folder / 'run'}")
 
 
 @app.command()
@@ -75,15 +76,15 @@ def train(
             metrics = _export(setup, state, accelerator.device, output / BUNDLE)
             if as_json:
                 print(json.dumps(metrics, ensure_ascii=False))
-            console.print(f"Wrote {output / BUNDLE}. Next: ner-service serve --model {output / BUNDLE}")
+            _say(f"Wrote {output / BUNDLE}. Next: ner-service serve --model {output / BUNDLE}")
 
 
 @app.command(name="evaluate")
 def evaluate_command(
     bundle: Annotated[Path, typer.Argument(help="A bundle.")],
     data: Annotated[Path, typer.Argument(help="Annotated documents.")],
-    format: Annotated[str, typer.Option(help="Format of the documents.")] = "jsonl",
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    format: Annotated[str, typer.Option(help=f"Format of the documents: auto, {', '.join(FORMATS)}.")] = "auto",
+    device: Device = "auto",
     as_json: Json = False,
 ) -> None:
     """Measure a bundle on annotated documents: strict precision, recall and F1."""
@@ -109,10 +110,12 @@ def export(
         manifest = source.manifest
         manifest = replace(manifest, name=name or manifest.name, version=version or manifest.version)
         dtype = torch.float16 if precision == "fp16" else torch.float32
-        weights = {key: value.to(dtype) for key, value in source.weights.items()}
+        weights = {
+            key: value.to(dtype) if value.is_floating_point() else value for key, value in source.weights.items()
+        }
         written = replace(source, manifest=manifest, weights=weights).save(output)
         num_bytes = sum(record.num_bytes for record in written.files.values())
-        console.print(f"Wrote {output}: {num_bytes / 2**20:.1f} MiB")
+        _say(f"Wrote {output}: {num_bytes / 2**20:.1f} MiB")
 
 
 def _start(setup: Setup, accelerator: Accelerator, output: Path, resume: bool) -> State:
@@ -131,7 +134,7 @@ def _run(setup: Setup, state: State, accelerator: Accelerator, output: Path) -> 
     output.mkdir(parents=True, exist_ok=True)
     quiet = Console(stderr=True, quiet=not accelerator.is_main_process)
     saved_s = time.monotonic()
-    for progress in show_progress(run_loop(setup, state, accelerator), quiet):
+    for progress in show_progress(run_loop(setup, state, accelerator), setup.run.epochs, quiet):
         due = progress.finished is not None or time.monotonic() - saved_s > SNAPSHOT_EVERY_S
         if due and accelerator.is_main_process:
             state.save(output / SNAPSHOT, setup.fingerprint())
@@ -168,8 +171,18 @@ def _refusals() -> Iterator[None]:
     try:
         yield
     except NerServiceError as error:
-        console.print(f"error: {error}", style="red", markup=False, highlight=False)
+        _say(f"error: {error}", style="red")
         raise typer.Exit(1) from error
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _say(f"error: {error.filename}: {error.strerror}", style="red")
+        raise typer.Exit(1) from error
+
+
+def _say(message: str, style: str = "") -> None:
+    """A line on standard error, never wrapped: paths in it are to be copied."""
+    console.print(message, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ class SourceConfig:
     """
 
     path: str
-    format: str = "jsonl"
+    format: str = "auto"
     labels: Mapping[str, str] | None = None
     annotated: tuple[str, ...] | None = None
     flat: bool = False
@@ -46,6 +46,10 @@ class DataConfig:
     dev_fraction: float = 0.1
     labels: tuple[str, ...] | None = None
     join: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check("dev_fraction", self.dev_fraction, 0.0 <= self.dev_fraction < 1.0, "0 to below 1")
+        _check("join", self.join, 0.0 <= self.join <= 1.0, "0 to 1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +87,9 @@ class OptimizerConfig:
     warmup_fraction: float = 0.1
     clip_norm: float = 1.0
 
+    def __post_init__(self) -> None:
+        _check("warmup_fraction", self.warmup_fraction, 0.0 <= self.warmup_fraction < 1.0, "0 to below 1")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchConfig:
@@ -90,6 +97,10 @@ class BatchConfig:
 
     tokens: int = 2048
     accumulate: int = 1
+
+    def __post_init__(self) -> None:
+        _check("tokens", self.tokens, self.tokens >= 1, "1 or more")
+        _check("accumulate", self.accumulate, self.accumulate >= 1, "1 or more")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,6 +121,9 @@ class RunConfig:
     window: WindowLimits = field(default_factory=WindowLimits)
     batch: BatchConfig = field(default_factory=BatchConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+
+    def __post_init__(self) -> None:
+        _check("epochs", self.epochs, self.epochs >= 1, "1 or more")
 
 
 def load_run(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -132,6 +146,11 @@ def load_run(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
         raise ConfigError(f"{path}: {error}") from error
 
 
+def _check(name: str, found: float, fits: bool, expected: str) -> None:
+    if not fits:
+        raise ValueError(f"{name}: found {found}, expected {expected}")
+
+
 def _override(value: dict[str, Any], override: str) -> None:
     dotted, equals, text = override.partition("=")
     if not equals:
@@ -144,17 +163,21 @@ def _override(value: dict[str, Any], override: str) -> None:
     table: Any = value
     for key in parents:
         table = _step(table, key, override)
-    if isinstance(table, list):
-        raise ConfigError(f"--set {override}: {'.'.join(parents)} is a list; name an item by its number")
-    table[last] = new
+    table[_index(table, last, override)] = new
 
 
 def _step(table: Any, key: str, override: str) -> Any:
-    if isinstance(table, list):
-        if not key.isdecimal() or int(key) >= len(table):
-            raise ConfigError(f"--set {override}: found item {key!r}, expected a number below {len(table)}")
-        return table[int(key)]
-    child = table.setdefault(key, {})
+    """The table or list at `key`; a table that is not there yet is made."""
+    child = table[_index(table, key, override)] if isinstance(table, list) else table.setdefault(key, {})
     if not isinstance(child, dict | list):
-        raise ConfigError(f"--set {override}: {key} is not a table")
+        raise ConfigError(f"--set {override}: found {child!r} at {key}, expected a table")
     return child
+
+
+def _index(table: Any, key: str, override: str) -> str | int:
+    """The key of a table, or the number of a list's item."""
+    if not isinstance(table, list):
+        return key
+    if not key.isdecimal() or int(key) >= len(table):
+        raise ConfigError(f"--set {override}: found item {key!r}, expected a number from 0 to {len(table) - 1}")
+    return int(key)

@@ -49,6 +49,7 @@ class Score:
 class Report:
     """What was measured on a set of documents.
 
+    `num_refused` counts the documents that the service would answer with an error, and so without an entity.
     `overlapping` counts the documents whose gold entities overlap, `flat` the others. `inner` and `outer` split the
     entities of all documents: an inner one lies inside another gold (for recall) or predicted (for precision) one.
     Where no gold overlaps, `flat_policy` scores the answers under `overlap: flat`, and `seqeval` is that library's view
@@ -56,6 +57,7 @@ class Report:
     """
 
     num_documents: int
+    num_refused: int
     micro: Score
     labels: dict[str, Score]
     flat: Score
@@ -76,6 +78,7 @@ class Report:
         scores = {name: getattr(self, name) for name in names}
         return {
             "documents": self.num_documents,
+            "refused": self.num_refused,
             "macro_f1": self.macro_f1,
             "scores": {name: score.as_dict() for name, score in scores.items() if score is not None},
             "labels": {label: score.as_dict() for label, score in self.labels.items()},
@@ -84,42 +87,37 @@ class Report:
 
 
 def evaluate(recognizer: Recognizer, documents: Sequence[Document]) -> Report:
-    """Recognise every document's text and compare; for flat gold, ask seqeval too.
-
-    Raises:
-        NerServiceError: a text that the service would refuse.
-    """
+    """Recognise every document's text and compare; for flat gold, ask seqeval too."""
     predictions = predict(recognizer, documents)
     report = compare(documents, predictions)
     if any(has_overlap(document.entities) for document in documents):
         return report
-    flat = [apply_overlap(entities, "flat") for entities in predictions]
+    flat = [apply_overlap(entities or (), "flat") for entities in predictions]
     return replace(report, flat_policy=compare(documents, flat).micro, seqeval=seqeval_score(documents, flat))
 
 
-def predict(recognizer: Recognizer, documents: Sequence[Document]) -> list[tuple[Entity, ...]]:
-    """The recognizer's entities for each document, those that the document is not annotated for left out.
+def predict(recognizer: Recognizer, documents: Sequence[Document]) -> list[tuple[Entity, ...] | None]:
+    """The recognizer's entities for each document, those that it is not annotated for left out; None for an error.
 
-    Raises:
-        NerServiceError: a text that the service would refuse.
+    A model that has learnt next to nothing finds too many candidates: no reason to break a run off.
     """
-    predictions = []
-    for document, answer in zip(documents, recognizer.recognize([d.text for d in documents]), strict=True):
-        if isinstance(answer, NerServiceError):
-            raise answer
-        predictions.append(_annotated(answer.entities, document))
-    return predictions
+    answers = recognizer.recognize([document.text for document in documents])
+    return [
+        None if isinstance(answer, NerServiceError) else _annotated(answer.entities, document)
+        for document, answer in zip(documents, answers, strict=True)
+    ]
 
 
-def compare(documents: Sequence[Document], predictions: Sequence[Iterable[Entity]]) -> Report:
-    """Score predictions, one collection a document, against the documents' entities."""
-    pairs = [(set(_annotated(d.entities, d)), set(p)) for d, p in zip(documents, predictions, strict=True)]
+def compare(documents: Sequence[Document], predictions: Sequence[Iterable[Entity] | None]) -> Report:
+    """Score predictions, one collection or None a document, against the documents' entities."""
+    pairs = [(set(_annotated(d.entities, d)), set(p or ())) for d, p in zip(documents, predictions, strict=True)]
     overlapping = [has_overlap(gold) for gold, _ in pairs]
     names = sorted({entity.label for gold, predicted in pairs for entity in gold | predicted})
     inside = [(_inner(gold), _inner(predicted)) for gold, predicted in pairs]
     outside = [(gold - a, predicted - b) for (gold, predicted), (a, b) in zip(pairs, inside, strict=True)]
     return Report(
         num_documents=len(pairs),
+        num_refused=sum(found is None for found in predictions),
         micro=_count(pairs),
         labels={
             name: _count([(_only(gold, name), _only(predicted, name)) for gold, predicted in pairs]) for name in names

@@ -6,8 +6,9 @@ import time
 from collections.abc import Iterable, Iterator
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from training.data.targets import Unrepresentable
 from training.evaluation import Report, Score
@@ -29,7 +30,9 @@ def score_table(report: Report) -> Table:
         table.add_row("seqeval", *(f"{report.seqeval[key]:.4f}" for key in ("precision", "recall", "f1")), "")
     table.add_section()
     for label, score in report.labels.items():
-        table.add_row(label, *_cells(score))
+        table.add_row(Text(label), *_cells(score))
+    if report.num_refused:
+        table.caption = f"{report.num_refused} of {report.num_documents} documents have too many candidates: no answer"
     return table
 
 
@@ -38,39 +41,41 @@ def lost_table(lost: list[Unrepresentable]) -> Table:
     table = Table("document", "label", "mention", "why", title=f"{len(lost)} entities cannot be predicted")
     for item in lost[:SHOWN]:
         entity = item.entity
-        mention = item.document.text[entity.start : entity.end]
-        table.add_row(item.document.id or "", entity.label, mention[:60], item.reason)
+        mention = item.document.text[entity.start : entity.end][:60]
+        table.add_row(Text(item.document.id or ""), Text(entity.label), Text(repr(mention)), item.reason)
     if len(lost) > SHOWN:
         table.caption = f"and {len(lost) - SHOWN} more"
     return table
 
 
-def show_progress(progress: Iterable[RunProgress], console: Console) -> Iterator[RunProgress]:
-    """Pass a run's progress on, with a bar an epoch: loss, tokens a second, time left; and a line for each dev F1."""
+def show_progress(progress: Iterable[RunProgress], num_epochs: int, console: Console) -> Iterator[RunProgress]:
+    """Pass a run's progress on, with a bar for the run: loss, F1, tokens a second, time left; and a line an epoch.
+
+    Where the console is no terminal there are the lines alone.
+    """
     columns = (
         TextColumn("epoch {task.fields[epoch]}"),
         BarColumn(),
-        MofNCompleteColumn(),
+        TaskProgressColumn(),
         TextColumn("loss {task.fields[loss]:.4f}  F1 {task.fields[f1]}  {task.fields[speed]:,.0f} tokens/s"),
-        TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console) as bar:
-        task = bar.add_task("", epoch=0, loss=0.0, f1="-", speed=0.0)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=None, epoch=1, loss=0.0, f1="-", speed=0.0)
         epoch, loss, num_tokens, since = -1, 0.0, 0, time.monotonic()
         for report in progress:
             if report.epoch != epoch:
-                bar.reset(task, total=report.num_steps)
                 epoch, loss, num_tokens, since = report.epoch, report.loss, 0, time.monotonic()
-            loss = 0.98 * loss + 0.02 * report.loss
-            num_tokens += report.num_tokens
             if report.finished is None:
+                loss = 0.98 * loss + 0.02 * report.loss
+                num_tokens += report.num_tokens
                 speed = num_tokens / max(time.monotonic() - since, 1e-9)
-                bar.update(task, completed=report.step, epoch=report.epoch + 1, loss=loss, speed=speed)
+                place = {"completed": epoch * report.num_steps + report.step, "total": num_epochs * report.num_steps}
+                bar.update(task, **place, epoch=epoch + 1, loss=loss, speed=speed)
             else:
                 done = report.finished
                 bar.update(task, f1=f"{done.f1:.4f}")
-                console.print(f"epoch {done.epoch + 1}: loss {done.loss:.4f}, dev F1 {done.f1:.4f}")
+                console.print(f"epoch {done.epoch + 1}: loss {done.loss:.4f}, dev F1 {done.f1:.4f}", highlight=False)
             yield report
 
 

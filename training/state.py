@@ -51,8 +51,11 @@ class State:
             "history": [asdict(record) for record in self.history],
             "best_weights": self.best_weights,
         }
-        scratch = path.with_name(f".{path.name}.{os.getpid()}")
-        torch.save(value, scratch)
+        scratch = path.with_name(f".{path.name}.part")
+        with scratch.open("wb") as file:
+            torch.save(value, file)
+            file.flush()
+            os.fsync(file.fileno())
         scratch.replace(path)
 
     def restore(self, path: Path, fingerprint: str) -> None:

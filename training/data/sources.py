@@ -37,15 +37,19 @@ def read_corpus(config: DataConfig, folder: Path) -> Corpus:
         dev = [document for document in train if _hash(document.text) < threshold]
         train = [document for document in train if _hash(document.text) >= threshold]
     labels = LabelSet(config.labels or sorted({entity.label for document in train for entity in document.entities}))
+    train = [document for document in train if document.annotated is None or not document.annotated.isdisjoint(labels)]
     if not train or not len(labels):
         raise ConfigError(f"data.train: found {len(train)} documents and {len(labels)} labels, expected some of both")
+    if not dev:
+        raise ConfigError("data.dev: found no document, expected some to tell the best epoch by; raise dev_fraction")
+    _check_annotated(config, labels)
     for document in (*train, *dev):
         for entity in document.entities:
             if entity.label not in labels:
                 raise ConfigError(
-                    f"data.labels: document {document.id!r} has {entity.label!r}, expected one of {labels}"
+                    f"data.labels: found {entity.label!r} in document {document.id!r}, expected {_listed(labels)}"
                 )
-    return Corpus(labels=labels, train=tuple(train), dev=tuple(dev), sha256=digest((*train, *dev)))
+    return Corpus(labels=labels, train=tuple(train), dev=tuple(dev), sha256=digest(train, dev))
 
 
 def read_source(source: SourceConfig, folder: Path) -> Iterator[Document]:
@@ -55,14 +59,23 @@ def read_source(source: SourceConfig, folder: Path) -> Iterator[Document]:
             yield _relabel(document, source)
 
 
-def digest(documents: Iterable[Document]) -> str:
+def digest(train: Iterable[Document], dev: Iterable[Document]) -> str:
     """SHA-256 over texts, entities and what is known of them, in order."""
     total = hashlib.sha256()
-    for document in documents:
-        annotated = None if document.annotated is None else sorted(document.annotated)
-        keys = [entity.key for entity in document.entities]
-        total.update(repr((document.text, keys, annotated, document.flat)).encode("utf-8"))
+    for part, documents in (("train", train), ("dev", dev)):
+        for document in documents:
+            annotated = None if document.annotated is None else sorted(document.annotated)
+            keys = [entity.key for entity in document.entities]
+            total.update(repr((part, document.text, keys, annotated, document.flat)).encode("utf-8"))
     return total.hexdigest()
+
+
+def _check_annotated(config: DataConfig, labels: LabelSet) -> None:
+    for part, sources in (("train", config.train), ("dev", config.dev)):
+        for number, source in enumerate(sources):
+            for name in source.annotated or ():
+                if name not in labels:
+                    raise ConfigError(f"data.{part}[{number}].annotated: found {name!r}, expected {_listed(labels)}")
 
 
 def _relabel(document: Document, source: SourceConfig) -> Document:
@@ -75,7 +88,11 @@ def _relabel(document: Document, source: SourceConfig) -> Document:
         annotated = frozenset(source.annotated)
     elif source.labels is not None:
         annotated = frozenset(source.labels.values())
-    return replace(document, entities=tuple(entities), annotated=annotated, flat=source.flat)
+    return replace(document, entities=tuple(entities), annotated=annotated, flat=document.flat or source.flat)
+
+
+def _listed(labels: LabelSet) -> str:
+    return "one of " + ", ".join(map(repr, labels))
 
 
 def _hash(text: str) -> int:

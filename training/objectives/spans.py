@@ -86,5 +86,6 @@ def unknown_cells(batch: Sequence[Example], length: int) -> Tensor:
     for row, example in enumerate(batch):
         for first, last in example.closed:
             unknown_BLL[row, first : last + 1, first : last + 1] = True
+        for _, first, last in example.cells:
             unknown_BLL[row, first, last] = False
     return unknown_BLL
