@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any, TextIO
+from typing import Annotated, Any, Literal, TextIO
 
 import typer
 from rich.console import Console
 from rich.markdown import Markdown
-from rich.progress import track
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from ner_service.bundle import Bundle
 from ner_service.bundle.card import model_card
@@ -75,7 +75,7 @@ def recognize(
     threshold: Annotated[float | None, typer.Option(min=0, max=1, help="Probability a score must exceed.")] = None,
     overlap: Annotated[OverlapPolicy, typer.Option(help="Which overlapping entities to keep.")] = "all",
     offset_unit: Annotated[OffsetUnit, typer.Option(help="What offsets count.")] = "codepoint",
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where the model runs.")] = "auto",
 ) -> None:
     """Recognise the entities of texts; one JSON result a line, in the order of the texts."""
     with _refusals():
@@ -83,14 +83,14 @@ def recognize(
             raise ConfigError("--resume: found no --output, expected the file to go on with")
         recognizer = Recognizer.load(model, device)
         options = RecognizeOptions(labels=frozenset(label) if label else None, threshold=threshold, overlap=overlap)
+        recognizer.cutoffs(options)  # an unknown label is refused before the results file is touched
         done = _drop_partial_line(output) if resume and output is not None else 0
         inputs = islice(read_inputs(files or [], lines=lines), done, None)
         with _results_file(output, append=resume) as file:
             results = _results(recognizer, inputs, options, offset_unit)
-            shown = track(results, "recognise", console=console, disable=output is None or not console.is_terminal)
-            failed = sum(_write(result, file) for result in shown)
+            failed = sum(_write(result, file) for result in _shown(results, quiet=output is None))
         if failed:
-            console.print(f"{failed} texts have no answer; their results say why")
+            _say(f"{failed} without an answer; the results say why")
             raise typer.Exit(1)
 
 
@@ -125,6 +125,13 @@ def _results(
                 "windows": answer.num_windows,
                 "entities": entity_replies(item.text, answer.entities, converter),
             }
+
+
+def _shown(results: Iterator[dict[str, object]], *, quiet: bool) -> Iterator[dict[str, object]]:
+    """Pass results on, with a bar on a terminal; how many there will be is not known."""
+    columns = (BarColumn(), TextColumn("{task.completed:,.0f} texts"), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal) as bar:
+        yield from bar.track(results)
 
 
 def _write(result: dict[str, object], file: TextIO) -> bool:
@@ -163,5 +170,15 @@ def _refusals() -> Iterator[None]:
     try:
         yield
     except NerServiceError as error:
-        console.print(f"error: {error}", style="red", markup=False, highlight=False)
+        _say(f"error: {error}", style="red")
         raise typer.Exit(1) from error
+    except BrokenPipeError:
+        raise  # the reader of our results has had enough: typer ends quietly
+    except OSError as error:
+        _say(f"error: {error.filename}: {error.strerror}", style="red")
+        raise typer.Exit(1) from error
+
+
+def _say(message: str, style: str = "") -> None:
+    """A line on standard error, never wrapped: paths in it are to be copied."""
+    console.print(message, style=style, markup=False, highlight=False, soft_wrap=True)

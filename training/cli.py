@@ -174,7 +174,7 @@ def _refusals() -> Iterator[None]:
         _say(f"error: {error}", style="red")
         raise typer.Exit(1) from error
     except BrokenPipeError:
-        raise
+        raise  # the reader of our results has had enough: typer ends quietly
     except OSError as error:
         _say(f"error: {error.filename}: {error.strerror}", style="red")
         raise typer.Exit(1) from error

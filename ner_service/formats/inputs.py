@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ner_service.errors import DataError
-from ner_service.formats.checks import expect, parse_json
+from ner_service.formats.checks import parse_json, read_identifier, take
 from ner_service.formats.lines import read_lines
+
+STANDARD_INPUT = "standard input"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,29 +43,33 @@ def read_inputs(paths: Sequence[Path], *, lines: bool) -> Iterator[Input]:
 
 
 def _read_standard_input(*, lines: bool) -> Iterator[Input]:
-    if lines:
-        yield from (Input(None, line.rstrip("\r\n")) for line in sys.stdin)
-    else:
-        yield Input(None, sys.stdin.read())
+    """Bytes are decoded here: Python's text mode would alter line ends."""
+    if not lines:
+        yield Input(None, _decode(STANDARD_INPUT, None, sys.stdin.buffer.read()))
+        return
+    for number, content in enumerate(sys.stdin.buffer, start=1):
+        yield Input(None, _decode(STANDARD_INPUT, number, content.removesuffix(b"\n").removesuffix(b"\r")))
 
 
 def _read_json_lines(path: Path) -> Iterator[Input]:
     for line in read_lines(path):
         if not line.text.strip():
             continue
-        value = parse_json(line, dict)
-        if "text" not in value:
-            raise line.error(f"found the keys {', '.join(map(repr, value))}, expected 'text' among them")
-        name = value.get("id")
-        yield Input(None if name is None else str(name), expect(line, value["text"], str, "'text'"))
+        record = parse_json(line, dict)
+        yield Input(read_identifier(line, record), take(line, record, "text", str))
 
 
 def _read_whole(path: Path) -> str:
     """The file as it is, line ends too: offsets count its characters."""
     try:
-        return path.read_bytes().decode("utf-8-sig")
+        return _decode(path, None, path.read_bytes())
     except OSError as error:
         raise DataError(path, None, f"cannot be read: {error.strerror}") from error
+
+
+def _decode(path: Path | str, line: int | None, content: bytes) -> str:
+    try:
+        return content.decode("utf-8-sig" if line in (None, 1) else "utf-8")
     except UnicodeDecodeError as error:
-        found = f"byte 0x{error.object[error.start]:02x} at {error.start}"
-        raise DataError(path, None, f"found {found}, expected UTF-8") from None
+        found = f"byte 0x{error.object[error.start]:02X} at position {error.start}"
+        raise DataError(path, line, f"found {found}, expected UTF-8") from None
