@@ -116,6 +116,10 @@ class WindowLimits:
     max_tokens: int = 256
     overlap_tokens: int = 64
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.overlap_tokens < self.max_tokens:
+            raise ValueError(f"overlap_tokens is {self.overlap_tokens}, expected 0 to {self.max_tokens - 1}")
+
 
 @dataclass(frozen=True, slots=True)
 class Window:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from ner_service.bundle.card import model_card
 from ner_service.bundle.folder import put_in_place
 from ner_service.bundle.manifest import MANIFEST, FileRecord, Manifest, dump_manifest, read_manifest
-from ner_service.errors import BundleError
+from ner_service.errors import BundleError, ConfigError
 from ner_service.text.tokenizer import TextTokenizer
 
 if TYPE_CHECKING:
@@ -57,7 +57,10 @@ class Bundle:
         for name in (WEIGHTS, TOKENIZER):
             if name not in contents:
                 raise BundleError(f"{folder / MANIFEST}: names no {name}")
-        tokenizer = TextTokenizer.from_json(contents[TOKENIZER].decode("utf-8"))
+        try:
+            tokenizer = TextTokenizer.from_json(contents[TOKENIZER].decode("utf-8"))
+        except (ConfigError, UnicodeDecodeError) as error:
+            raise BundleError(f"{folder / TOKENIZER}: {error}") from error
         return cls(manifest=manifest, tokenizer=tokenizer, weights=load(contents[WEIGHTS]))
 
     def save(self, folder: Path) -> Manifest:
