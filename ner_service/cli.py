@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -59,8 +59,9 @@ def serve(
         try:
             settings = Settings(**{name: value for name, value in given.items() if value is not None})
         except ValidationError as error:
-            faults = [f"NER_{str(fault['loc'][0]).upper()}: {fault['msg']}" for fault in error.errors()]
-            raise ConfigError("; ".join(faults)) from None
+            raise ConfigError(
+                "; ".join(_setting_fault(str(f["loc"][0]), f["msg"], given) for f in error.errors())
+            ) from None
         run_server(settings)
 
 
@@ -106,6 +107,11 @@ def inspect(
             print(json.dumps(unstructure(manifest), ensure_ascii=False, indent=2))
         else:
             Console().print(Markdown(model_card(manifest)))
+
+
+def _setting_fault(name: str, message: str, options: Mapping[str, object]) -> str:
+    option = f"--{name} or " if name in options else ""
+    return f"{option}NER_{name.upper()}: {message}"
 
 
 def _results(

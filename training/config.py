@@ -174,7 +174,7 @@ def _step(table: Any, key: str, override: str) -> Any:
     return child
 
 
-def _index(table: Any, key: str, override: str) -> str | int:
+def _index(table: Any, key: str, override: str) -> Any:
     """The key of a table, or the number of a list's item."""
     if not isinstance(table, list):
         return key

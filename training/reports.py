@@ -70,12 +70,13 @@ def show_progress(progress: Iterable[RunProgress], num_epochs: int, console: Con
                 loss = 0.98 * loss + 0.02 * report.loss
                 num_tokens += report.num_tokens
                 speed = num_tokens / max(time.monotonic() - since, 1e-9)
-                place = {"completed": epoch * report.num_steps + report.step, "total": num_epochs * report.num_steps}
-                bar.update(task, **place, epoch=epoch + 1, loss=loss, speed=speed)
+                total, done = num_epochs * report.num_steps, epoch * report.num_steps + report.step
+                bar.update(task, total=total, completed=done, epoch=epoch + 1, loss=loss, speed=speed)
             else:
-                done = report.finished
-                bar.update(task, f1=f"{done.f1:.4f}")
-                console.print(f"epoch {done.epoch + 1}: loss {done.loss:.4f}, dev F1 {done.f1:.4f}", highlight=False)
+                record = report.finished
+                bar.update(task, f1=f"{record.f1:.4f}")
+                line = f"epoch {record.epoch + 1}: loss {record.loss:.4f}, dev F1 {record.f1:.4f}"
+                console.print(line, highlight=False)
             yield report
 
 
