@@ -14,16 +14,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ner_service.decoding import nesting
 from ner_service.errors import InferenceError, NerServiceError, TextTooLongError
+from ner_service.replies import entity_replies
 from ner_service.serving.json_text import json_bytes
 from ner_service.serving.metrics import Metrics
 from ner_service.serving.problems import item_problem
 from ner_service.serving.registry import ServedModel, WindowTask
-from ner_service.serving.schemas import EntityReply, ErrorResult, ExtractReply, ExtractRequest, OkResult, TextItem
+from ner_service.serving.schemas import ErrorResult, ExtractReply, ExtractRequest, OkResult, TextItem
 from ner_service.serving.settings import Settings
 from ner_service.text.offsets import OffsetConverter
-from ner_service.types import Entity, Window
+from ner_service.types import Window
 
 if TYPE_CHECKING:
     from ner_service.decoding import Candidates
@@ -141,7 +141,7 @@ class Extractor:
             "status": "ok",
             "length": converter.from_codepoint(len(item.text)),
             "windows": len(text),
-            "entities": _entity_replies(item.text, entities, converter),
+            "entities": entity_replies(item.text, entities, converter),
         }
 
 
@@ -149,18 +149,3 @@ def _require(found: Candidates | InferenceError) -> Candidates:
     if isinstance(found, InferenceError):
         raise found
     return found
-
-
-def _entity_replies(text: str, entities: Sequence[Entity], converter: OffsetConverter) -> list[EntityReply]:
-    return [
-        {
-            "start": converter.from_codepoint(entity.start),
-            "end": converter.from_codepoint(entity.end),
-            "text": text[entity.start : entity.end],
-            "label": entity.label,
-            "score": round(entity.score or 0.0, 6),
-            "parent": parent,
-            "depth": depth,
-        }
-        for entity, (parent, depth) in zip(entities, nesting(entities), strict=True)
-    ]

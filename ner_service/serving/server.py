@@ -14,14 +14,19 @@ from types import TracebackType
 
 import uvicorn
 
+from ner_service.errors import ConfigError
 from ner_service.serving.app import build_app
 from ner_service.serving.batcher import ModelDiedError
 from ner_service.serving.metrics import Metrics
 from ner_service.serving.registry import Registry, ServedModel
 from ner_service.serving.settings import Settings
 
+logger = logging.getLogger(__name__)
+
 _ExceptionInfo = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
 
+# Longer than the 60 seconds of most proxies, or they send requests into connections that are just being closed.
+_KEEP_ALIVE_S = 75
 # Seconds for replies that are due at the end of the grace to leave.
 _LAST_REPLIES_S = 5
 
@@ -71,6 +76,7 @@ def serve(settings: Settings, load: Callable[[Settings, Metrics, OnDeath], Serve
 
     Raises:
         BundleError: the model cannot be loaded; nothing was served.
+        ConfigError: the address cannot be listened on; nothing was served.
         ModelDiedError: the model's thread died, or the self-test failed; the process should end with an error.
     """
     _log_to_stderr()
@@ -90,16 +96,26 @@ def serve(settings: Settings, load: Callable[[Settings, Metrics, OnDeath], Serve
         access_log=False,
         log_config=None,
         server_header=False,
+        timeout_keep_alive=_KEEP_ALIVE_S,
         timeout_graceful_shutdown=math.ceil(settings.grace_s) + _LAST_REPLIES_S,
     )
     server = Server(config, registry, settings.grace_s)
-    listener = config.bind_socket()
+    listener = _listen(settings.host, settings.port)
     # Uvicorn raises the signal again when it is done; a drained server has done what it was asked to and ends with 0.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
     server.run(sockets=[listener])
     if model_died:
         raise ModelDiedError("the model can answer no more; the log says why")
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError as error:
+        raise ConfigError(f"NER_HOST, NER_PORT: cannot listen on {host}, port {port}: {error.strerror}") from None
+    logger.info("listening on %s, port %d", host, listener.getsockname()[1])
+    return listener
 
 
 def _log_to_stderr() -> None:

@@ -75,7 +75,7 @@ def start() -> Start:
             assert popen.stdout is not None
             assert popen.stderr is not None
             try:
-                told = (re.search(r"running on http://127\.0\.0\.1:(\d+)", line) for line in popen.stderr)
+                told = (re.search(r"listening on 127\.0\.0\.1, port (\d+)", line) for line in popen.stderr)
                 port = int(next(found[1] for found in told if found))
                 process = Process(popen, port, popen.stdin, popen.stdout, popen.stderr)
                 until(process.is_listening)
@@ -158,4 +158,5 @@ def test_a_taken_port_is_told_and_ends_the_process_with_an_error() -> None:
         environment = {**os.environ, "NER_MODEL": "unused", "NER_PORT": str(taken.getsockname()[1])}
         ended = subprocess.run(COMMAND, env=environment, text=True, capture_output=True, timeout=60, check=False)
     assert ended.returncode == 1
-    assert "address already in use" in ended.stderr.lower()
+    assert "ConfigError: NER_HOST, NER_PORT: cannot listen on 127.0.0.1" in ended.stderr
+    assert "Address already in use" in ended.stderr
