@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
+import torch
 from hypothesis import strategies as st
 
+from ner_service.model.heads import Projection
 from ner_service.types import Document, Entity
 
 LABELS = ("person", "place", "group")
@@ -78,3 +82,27 @@ def flat_documents(draw: st.DrawFn) -> Document:
         if apart and mention == mention.strip() != "":
             spans.append(entity)
     return Document(text=text, entities=tuple(sorted(spans, key=lambda entity: entity.key)))
+
+
+@st.composite
+def projections(draw: st.DrawFn) -> Projection:
+    """What a head makes of one text of 1 to 14 tokens, for 1 to 4 labels, with the two terms or without.
+
+    Small multiples of 1/4: sums of their products are exact in any order, so equal scores are equal to the last bit.
+    """
+    factored, num_labels, length = draw(st.booleans()), draw(st.integers(1, 4)), draw(st.integers(1, 14))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**32)))
+
+    def quarters(*shape: int) -> torch.Tensor:
+        return torch.randint(-6, 7, shape, generator=generator) / 4
+
+    groups = 1 if factored else num_labels
+    query, key = quarters(1, groups, length, 4), quarters(1, groups, length, 4)
+    terms = (quarters(1, num_labels, length), quarters(1, num_labels, length)) if factored else (None, None)
+    return Projection(query, key, *terms)
+
+
+def cutoffs(num_labels: int) -> st.SearchStrategy[list[float]]:
+    """One a label: multiples of 1/4, often equal to a score of `projections`, and both infinities."""
+    cutoff = st.integers(-40, 40).map(lambda quarters: quarters / 4) | st.sampled_from((math.inf, -math.inf))
+    return st.lists(cutoff, min_size=num_labels, max_size=num_labels)
