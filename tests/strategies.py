@@ -106,3 +106,16 @@ def cutoffs(num_labels: int) -> st.SearchStrategy[list[float]]:
     """One a label: multiples of 1/4, often equal to a score of `projections`, and both infinities."""
     cutoff = st.integers(-40, 40).map(lambda quarters: quarters / 4) | st.sampled_from((math.inf, -math.inf))
     return st.lists(cutoff, min_size=num_labels, max_size=num_labels)
+
+
+def flat_entities(text: str) -> st.SearchStrategy[list[Entity]]:
+    """Spans of a non-empty text that do not overlap, in order."""
+
+    def apart(spans: list[Entity]) -> list[Entity]:
+        kept: list[Entity] = []
+        for span in sorted(spans, key=lambda span: span.key):
+            if not kept or kept[-1].end <= span.start:
+                kept.append(span)
+        return kept
+
+    return st.lists(entities(text), max_size=5).map(apart)

@@ -50,6 +50,8 @@ class DataConfig:
     def __post_init__(self) -> None:
         _check("dev_fraction", self.dev_fraction, 0.0 <= self.dev_fraction < 1.0, "0 to below 1")
         _check("join", self.join, 0.0 <= self.join <= 1.0, "0 to 1")
+        labels = self.labels or ()
+        _check("labels", labels, len(set(labels)) == len(labels), "every label once")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,7 +148,7 @@ def load_run(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
         raise ConfigError(f"{path}: {error}") from error
 
 
-def _check(name: str, found: float, fits: bool, expected: str) -> None:
+def _check(name: str, found: object, fits: bool, expected: str) -> None:
     if not fits:
         raise ValueError(f"{name}: found {found}, expected {expected}")
 

@@ -51,7 +51,7 @@ class Report:
 
     `num_refused` counts the documents that the service would answer with an error, and so without an entity.
     `overlapping` counts the documents whose gold entities overlap, `flat` the others. `inner` and `outer` split the
-    entities of all documents: an inner one lies inside another gold (for recall) or predicted (for precision) one.
+    entities of all documents: an inner one, gold or predicted, lies inside a longer gold one.
     Where no gold overlaps, `flat_policy` scores the answers under `overlap: flat`, and `seqeval` is that library's view
     of the same answers.
     """
@@ -113,7 +113,7 @@ def compare(documents: Sequence[Document], predictions: Sequence[Iterable[Entity
     pairs = [(set(_annotated(d.entities, d)), set(p or ())) for d, p in zip(documents, predictions, strict=True)]
     overlapping = [has_overlap(gold) for gold, _ in pairs]
     names = sorted({entity.label for gold, predicted in pairs for entity in gold | predicted})
-    inside = [(_inner(gold), _inner(predicted)) for gold, predicted in pairs]
+    inside = [(_inner(gold, gold), _inner(predicted, gold)) for gold, predicted in pairs]
     outside = [(gold - a, predicted - b) for (gold, predicted), (a, b) in zip(pairs, inside, strict=True)]
     return Report(
         num_documents=len(pairs),
@@ -139,8 +139,8 @@ def _annotated(entities: Iterable[Entity], document: Document) -> tuple[Entity, 
     return tuple(e for e in entities if document.annotated is None or e.label in document.annotated)
 
 
-def _inner(entities: set[Entity]) -> set[Entity]:
-    """Entities that lie inside a longer one of the same set."""
+def _inner(entities: set[Entity], gold: set[Entity]) -> set[Entity]:
+    """Those of the entities that lie inside a longer gold one."""
     return {
         entity
         for entity in entities
@@ -148,7 +148,7 @@ def _inner(entities: set[Entity]) -> set[Entity]:
             other.start <= entity.start
             and entity.end <= other.end
             and other.end - other.start > entity.end - entity.start
-            for other in entities
+            for other in gold
         )
     }
 

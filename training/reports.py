@@ -62,14 +62,14 @@ def show_progress(progress: Iterable[RunProgress], num_epochs: int, console: Con
     )
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("", total=None, epoch=1, loss=0.0, f1="-", speed=0.0)
-        epoch, loss, num_tokens, since = -1, 0.0, 0, time.monotonic()
+        epoch, loss, num_tokens, since_s = -1, 0.0, 0, time.monotonic()
         for report in progress:
             if report.epoch != epoch:
-                epoch, loss, num_tokens, since = report.epoch, report.loss, 0, time.monotonic()
+                epoch, loss = report.epoch, report.loss
             if report.finished is None:
                 loss = 0.98 * loss + 0.02 * report.loss
                 num_tokens += report.num_tokens
-                speed = num_tokens / max(time.monotonic() - since, 1e-9)
+                speed = num_tokens / max(time.monotonic() - since_s, 1e-9)
                 total, done = num_epochs * report.num_steps, epoch * report.num_steps + report.step
                 bar.update(task, total=total, completed=done, epoch=epoch + 1, loss=loss, speed=speed)
             else:
@@ -77,6 +77,7 @@ def show_progress(progress: Iterable[RunProgress], num_epochs: int, console: Con
                 bar.update(task, f1=f"{record.f1:.4f}")
                 line = f"epoch {record.epoch + 1}: loss {record.loss:.4f}, dev F1 {record.f1:.4f}"
                 console.print(line, highlight=False)
+                num_tokens, since_s = 0, time.monotonic()
             yield report
 
 

@@ -84,7 +84,7 @@ def _cells(window: Window, entities: Iterable[Entity], labels: LabelSet) -> dict
 def _reason(entity: Entity, windows: Sequence[Window]) -> str:
     around = [window for window in windows if window.start <= entity.start and entity.end <= window.end]
     if not around:
-        return "longer than any window's share"
+        return "no window holds it whole"
     offsets = [
         (start + window.start, end + window.start)
         for window in around
@@ -92,5 +92,5 @@ def _reason(entity: Entity, windows: Sequence[Window]) -> str:
         if start < end
     ]
     if all(start != entity.start for start, _ in offsets):
-        return "starts inside a token"
-    return "ends inside a token"
+        return "no token starts where it starts"
+    return "no token ends where it ends"
