@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 from ner_service.bundle import Bundle, Manifest
 from ner_service.model.config import HeadConfig, Heads, ModelConfig, RoFormerConfig
@@ -20,6 +21,10 @@ SENTENCES = (
     "上海市第一人民医院的王医生去了广州。",
 )
 LABELS = ("PER", "ORG", "LOC")
+
+# A loaded machine is no failure: nothing here is timed.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 
 @pytest.fixture(autouse=True, scope="session")
