@@ -1,0 +1,51 @@
+"""Records of a model: what cannot be is refused, and every record survives its way through JSON."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from ner_service.errors import ConfigError
+from ner_service.model.config import (
+    EncoderConfig,
+    HeadConfig,
+    Heads,
+    HuggingFaceConfig,
+    ModelConfig,
+    RoFormerConfig,
+    RoFormerV2Config,
+)
+from ner_service.records import structure, unstructure
+
+SIZES = {"vocab_size": 9, "hidden_size": 12, "num_layers": 1, "num_heads": 2, "intermediate_size": 8}
+
+
+@pytest.mark.parametrize(
+    "encoder",
+    [
+        RoFormerConfig(**SIZES, embedding_size=4, activation="relu", rotary_value=True),  # type: ignore[arg-type]
+        RoFormerV2Config(**SIZES),
+        HuggingFaceConfig(model_type="bert", config={"hidden_size": 8, "layer_types": ["full_attention"]}),
+    ],
+)
+def test_a_model_goes_through_json_and_back(encoder: EncoderConfig) -> None:
+    config = ModelConfig(encoder=encoder, heads=Heads(spans=HeadConfig(kind="global_pointer", rotary=False)))
+    assert structure(ModelConfig, json.loads(json.dumps(unstructure(config)))) == config
+
+
+@pytest.mark.parametrize("num_heads", [5, 4])
+def test_heads_of_uneven_or_odd_width_are_refused(num_heads: int) -> None:
+    for kind in (RoFormerConfig, RoFormerV2Config):
+        with pytest.raises(ValueError, match=f"hidden_size 12 over num_heads {num_heads}"):
+            kind(**{**SIZES, "num_heads": num_heads})
+
+
+def test_an_odd_pointer_head_is_refused() -> None:
+    with pytest.raises(ValueError, match="head_size is 63, expected an even number"):
+        HeadConfig(head_size=63)
+
+
+def test_an_encoder_without_a_kind_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"encoder\.kind: found 'lstm', expected 'roformer' or"):
+        structure(ModelConfig, {"encoder": {"kind": "lstm"}, "heads": {"spans": {}}})

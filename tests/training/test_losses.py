@@ -1,0 +1,161 @@
+"""The multi-label loss against its definition, its golden values and its published mistakes.
+
+The oracles are numbered GP-7 to GP-12 in continuation of the tests of the pointer heads.
+"""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from training.losses import soft_zlpr, sparse_zlpr
+
+
+def dense(scores: Tensor, gold: Tensor) -> Tensor:
+    """The definition over the last axis, -inf cells left out of both sums."""
+    allowed = scores > -torch.inf
+    negative = scores.masked_fill(gold, -torch.inf)
+    positive = (-scores).masked_fill(~gold | ~allowed, -torch.inf)
+    return torch.log1p(negative.exp().sum(-1)) + torch.log1p(positive.exp().sum(-1))
+
+
+def subtractive(scores: Tensor, gold: Tensor) -> Tensor:
+    """The published sparse form: the sum over positives is taken away from the sum over all cells."""
+    zero = torch.zeros(*scores.shape[:-1], 1)
+    total = torch.cat([scores, zero], -1).logsumexp(-1)
+    positive = scores.masked_fill(~gold, -torch.inf).logsumexp(-1)
+    rest = total + (1 - (positive - total).exp()).clamp(1e-7, 1).log()
+    return rest + torch.cat([(-scores).masked_fill(~gold, -torch.inf), zero], -1).logsumexp(-1)
+
+
+def positives(gold_BCLL: Tensor) -> Tensor:
+    """Flat indices filled up with -1, as they come on the wire."""
+    rows = [row.flatten().nonzero().flatten().tolist() for text in gold_BCLL for row in text]
+    longest = max(1, *(len(row) for row in rows))
+    filled = torch.tensor([row + [-1] * (longest - len(row)) for row in rows])
+    return filled.view(*gold_BCLL.shape[:2], longest)
+
+
+def grids(seed: int, scale: float, density: float, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
+    """Scores and gold of 3 texts of 6, 4 and 1 tokens and 2 labels, masked as a head masks them."""
+    generator = torch.Generator().manual_seed(seed)
+    valid_BL = torch.arange(6) < torch.tensor([6, 4, 1])[:, None]
+    spans = torch.ones(6, 6, dtype=torch.bool).triu() & valid_BL[:, None, :, None] & valid_BL[:, None, None, :]
+    scores = (torch.rand(3, 2, 6, 6, dtype=dtype, generator=generator) * 2 - 1) * scale
+    gold = (torch.rand(3, 2, 6, 6, generator=generator) < density) & spans
+    return scores.masked_fill(~spans, -torch.inf), gold
+
+
+def test_gp7_golden_loss() -> None:
+    """log(1 + e^-1 + e^0.5) + log(1 + e^-2 + e^3)."""
+    scores = torch.tensor([2.0, -1.0, 0.5, -3.0], dtype=torch.float64).view(1, 1, 2, 2)
+    found = sparse_zlpr(scores, torch.tensor([[[0, 3]]]))
+    assert found.item() == pytest.approx(4.159115840713875, abs=1e-14)
+
+
+@pytest.mark.parametrize(("gold", "expected"), [([-1, -1], math.log(1276)), ([51, 7], math.log(1274) + math.log(3))])
+def test_gp8_loss_of_zero_scores(gold: list[int], expected: float) -> None:
+    """50 tokens have 1,275 spans."""
+    below = torch.ones(50, 50, dtype=torch.bool).tril(-1)
+    scores = torch.zeros(1, 1, 50, 50, dtype=torch.float64).masked_fill(below, -torch.inf)
+    assert sparse_zlpr(scores, torch.tensor([[gold]])).item() == pytest.approx(expected, abs=1e-12)
+
+
+@given(st.integers(0, 2**32), st.sampled_from((1.0, 10.0, 50.0)), st.sampled_from((0.0, 0.1, 0.5, 1.0)))
+def test_gp9_sparse_equals_dense(seed: int, scale: float, density: float) -> None:
+    scores, gold = grids(seed, scale, density)
+    expected = dense(scores.flatten(2), gold.flatten(2))
+    torch.testing.assert_close(sparse_zlpr(scores, positives(gold)), expected, rtol=1e-13, atol=1e-13)
+    single = sparse_zlpr(scores.float(), positives(gold))
+    torch.testing.assert_close(single.double(), expected, rtol=1e-6, atol=1e-6)
+    assert (single >= 0).all()
+
+
+@pytest.mark.parametrize("score", [12.0, 20.0, 30.0])
+def test_gp9_the_subtractive_form_fails_on_confident_positives(score: float) -> None:
+    """One positive, no strong negative: in single precision it turns negative, then wrong by whole units."""
+    scores = torch.full((1, 1, 30, 30), -20.0)
+    scores[0, 0, 3, 5] = score
+    gold = torch.zeros(1, 1, 30, 30, dtype=torch.bool)
+    gold[0, 0, 3, 5] = True
+    exact = dense(scores.double().flatten(2), gold.flatten(2))
+    ours = sparse_zlpr(scores, positives(gold)).double()
+    torch.testing.assert_close(ours, exact, rtol=1e-6, atol=1e-6)
+    error = subtractive(scores.flatten(2), gold.flatten(2)).double() - exact
+    assert error.abs().item() > 1e-2
+
+
+def test_padding_of_labels_strikes_nothing_out() -> None:
+    scores, _ = grids(0, 3.0, 0.0)
+    longer = sparse_zlpr(scores, torch.tensor([7, -1, -1]).expand(3, 2, 3))
+    assert torch.equal(longer, sparse_zlpr(scores, torch.full((3, 2, 1), 7)))
+
+
+@given(st.integers(0, 2**32), st.sampled_from((1.0, 10.0, 50.0)))
+def test_gp10_soft_targets_of_0_and_1_are_hard_ones(seed: int, scale: float) -> None:
+    scores, gold = grids(seed, scale, 0.3)
+    hard = sparse_zlpr(scores, positives(gold)).flatten()
+    soft = soft_zlpr(scores.flatten(2).flatten(0, 1), gold.double().flatten(2).flatten(0, 1))
+    torch.testing.assert_close(soft, hard, rtol=1e-12, atol=1e-12)
+
+
+def test_gp10_the_soft_loss_is_least_at_half_the_logit() -> None:
+    target = torch.tensor([[0.02, 0.3, 0.5, 0.9, 0.999]], dtype=torch.float64)
+    score = (target.logit() / 2).requires_grad_(True)
+    (at_half,) = torch.autograd.grad(soft_zlpr(score, target).sum(), score)
+    assert at_half.abs().max() < 1e-15
+    whole = target.logit().requires_grad_(True)
+    (at_whole,) = torch.autograd.grad(soft_zlpr(whole, target).sum(), whole)
+    assert at_whole.abs().max() > 1e-2
+
+
+def test_gp10_masked_cells_count_nowhere() -> None:
+    score = torch.tensor([[1.0, -torch.inf, -2.0]], requires_grad=True)
+    target = torch.tensor([[0.7, 0.4, 0.1]])
+    loss = soft_zlpr(score, target)
+    torch.testing.assert_close(loss, soft_zlpr(score[:, [0, 2]], target[:, [0, 2]]))
+    (gradient,) = torch.autograd.grad(loss.sum(), score)
+    assert gradient.isfinite().all()
+    assert gradient[0, 1] == 0
+
+
+@given(st.integers(0, 2**32), st.sampled_from((1.0, 10.0, 50.0)), st.sampled_from((0.0, 0.1, 0.5)))
+def test_gp11_gradients_are_bounded_and_0_at_masked_cells(seed: int, scale: float, density: float) -> None:
+    scores, gold = grids(seed, scale, density, torch.float32)
+    scores.requires_grad_(True)
+    (gradient,) = torch.autograd.grad(sparse_zlpr(scores, positives(gold)).sum(), scores)
+    assert gradient.isfinite().all()
+    assert (gradient.abs().sum((-1, -2)) < 2 + 1e-5).all()
+    assert (gradient[scores == -torch.inf] == 0).all()
+    assert (gradient[gold] <= 0).all()
+    assert (gradient[~gold] >= 0).all()
+
+
+def test_gp11_no_nan_under_autocast() -> None:
+    scores, gold = grids(0, 50.0, 0.3, torch.float32)
+    scores.requires_grad_(True)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = sparse_zlpr(scores, positives(gold))
+    assert loss.dtype == torch.float32
+    (gradient,) = torch.autograd.grad(loss.sum(), scores)
+    assert gradient.isfinite().all()
+
+
+def test_gp12_the_pairwise_form_is_the_same_loss() -> None:
+    """log(1 + sum e^(n - p) + sum e^(n - 0) + sum e^(0 - p)) over negatives n and positives p."""
+    scores, gold = grids(5, 4.0, 0.3)
+    cells, mask = scores[0, 0].flatten(), gold[0, 0].flatten()
+    negative, positive = cells[~mask & cells.isfinite()], cells[mask]
+    assert len(positive) > 1
+    pairs = (negative[:, None] - positive).exp().sum()
+    pairwise = torch.log1p(pairs + negative.exp().sum() + (-positive).exp().sum())
+    assert sparse_zlpr(scores, positives(gold))[0, 0].item() == pytest.approx(pairwise.item(), abs=2e-14)
+    # Without the class at 0, one positive leaves softmax cross-entropy.
+    single = torch.log1p((negative - positive[0]).exp().sum())
+    cross_entropy = torch.cat([positive[:1], negative]).logsumexp(0) - positive[0]
+    assert single.item() == pytest.approx(cross_entropy.item(), abs=1e-14)
