@@ -40,7 +40,7 @@ Serve = Callable[..., AbstractContextManager[Service]]
 
 def until(condition: Callable[[], bool]) -> None:
     """Wait for what must come."""
-    patience = time.monotonic() + 20.0
+    patience = time.monotonic() + 120.0
     while not condition():
         assert time.monotonic() < patience, "it did not come"
 

@@ -35,7 +35,7 @@ def busy_model(service: Service) -> Iterator[tuple[Future[Any], Ask]]:
 
         running = ask("Ada")
         try:
-            assert service.recognizer.entered.wait(10)
+            assert service.recognizer.entered.wait(60)
             yield running, ask
         finally:
             service.recognizer.release()
@@ -77,7 +77,7 @@ def test_nothing_is_ready_before_the_warm_up_is_done(serve: Serve, monkeypatch: 
     recognizer = FakeRecognizer()
     recognizer.hold()
     with serve(recognizer=recognizer) as service:
-        assert recognizer.entered.wait(10)
+        assert recognizer.entered.wait(60)
         assert service.client.get("/health/live").status_code == 200
         check_problem(service.client.get("/health/ready"), 503, "not_ready")
         reply = service.post("/v1/extract", {"inputs": "Ada"})

@@ -70,7 +70,7 @@ class Page:
         return [element.text for element in self.driver.find_elements(By.CSS_SELECTOR, selector)]
 
     def wait(self, condition: Callable[[], Any]) -> None:
-        WebDriverWait(self.driver, 20).until(lambda _: condition())
+        WebDriverWait(self.driver, 120).until(lambda _: condition())
 
     def ask(self, text: str) -> None:
         """Put a text into the box, as pasting does, and send it with the keyboard."""
@@ -115,7 +115,7 @@ def page(browser: webdriver.Chrome) -> Iterator[Page]:
     yield page
     complaints = page.complaints()
     server.should_exit = True
-    thread.join(20)
+    thread.join(60)
     assert complaints == []
 
 
@@ -279,5 +279,5 @@ def test_a_key_is_asked_for_and_used(browser: webdriver.Chrome) -> None:
         assert '"Authorization: Bearer $NER_API_KEY"' in page.find("#view-curl pre").get_property("textContent")
     finally:
         server.should_exit = True
-        thread.join(20)
+        thread.join(60)
         page.complaints()

@@ -35,7 +35,7 @@ class Process:
     stderr: IO[str]
 
     def request(self, method: str, path: str, body: object = None) -> tuple[int, bytes]:
-        connection = HTTPConnection("127.0.0.1", self.port, timeout=20)
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=120)
         connection.request(method, path, json.dumps(body), {"Content-Type": "application/json", "X-Request-Id": "r1"})
         reply = connection.getresponse()
         content = reply.read()
@@ -56,7 +56,7 @@ class Process:
 
     def end(self) -> tuple[int, str]:
         """Exit code and what stands in the log, once it has ended by itself."""
-        return self.popen.wait(20), self.stderr.read()
+        return self.popen.wait(120), self.stderr.read()
 
 
 Start = Callable[..., AbstractContextManager[Process]]
@@ -156,7 +156,7 @@ def test_a_slow_body_is_408_and_a_large_one_413(start: Start) -> None:
 def test_a_taken_port_is_told_and_ends_the_process_with_an_error() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         environment = {**os.environ, "NER_MODEL": "unused", "NER_PORT": str(taken.getsockname()[1])}
-        ended = subprocess.run(COMMAND, env=environment, text=True, capture_output=True, timeout=60, check=False)
+        ended = subprocess.run(COMMAND, env=environment, text=True, capture_output=True, timeout=120, check=False)
     assert ended.returncode == 1
     assert "ConfigError: NER_HOST, NER_PORT: cannot listen on 127.0.0.1" in ended.stderr
     assert "Address already in use" in ended.stderr
