@@ -5,11 +5,16 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from rich.text import Text
+from typer.testing import CliRunner
+
+from ner_service import cli as service
 from ner_service.serving.app import build_app
 from ner_service.serving.metrics import Metrics
 from ner_service.serving.registry import Registry, ServedModel
 from ner_service.serving.settings import Settings
 from tests.serving.fakes import FakeRecognizer
+from training import cli as training
 
 OPENAPI = Path(__file__).parent / "serving" / "golden" / "openapi.json"
 
@@ -22,5 +27,23 @@ def openapi() -> str:
     return json.dumps(document, ensure_ascii=False, indent=2) + "\n"
 
 
+PROGRAMS = {"ner-service": service.app, "ner-train": training.app}
+HELP = Path(__file__).parent / "golden"
+
+
+def help_of(program: str) -> str:
+    """`--help` of a program and of each of its verbs, 100 columns wide, without colours."""
+    app = PROGRAMS[program]
+    verbs = [command.name or getattr(command.callback, "__name__", "") for command in app.registered_commands]
+    pages = []
+    for verb in ((), *((name,) for name in verbs)):
+        result = CliRunner().invoke(app, [*verb, "--help"], prog_name=program, env={"COLUMNS": "100"})
+        lines = [line.rstrip() for line in Text.from_ansi(result.stdout).plain.splitlines()]
+        pages.append("\n".join([" ".join(["$", program, *verb, "--help"]), *lines]))
+    return "\n".join(pages) + "\n"
+
+
 if __name__ == "__main__":
     OPENAPI.write_text(openapi(), encoding="utf-8")
+    for program in PROGRAMS:
+        (HELP / f"{program}.txt").write_text(help_of(program), encoding="utf-8")

@@ -1,0 +1,301 @@
+"""ner-service on the command line: recognize, inspect, and what every verb says when it refuses."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from ner_service.cli import app
+from ner_service.recognizer import Recognizer
+from ner_service.types import Recognition, RecognizeOptions
+
+TEXTS = (
+    "Ada Lovelace wrote to Charles Babbage in London.",
+    "李雷和韩梅梅在北京大学读书。",
+    "王医生去了广州 😀 London.",
+)
+
+
+def invoke(*arguments: object, stdin: str | bytes | None = None) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments], input=stdin)
+
+
+def refusal(*arguments: object, stdin: str | bytes | None = None) -> str:
+    """What a refused command says: one line on standard error, exit code 1, no trace."""
+    result = invoke(*arguments, stdin=stdin)
+    assert result.exit_code == 1, result.output
+    assert isinstance(result.exception, SystemExit)
+    assert result.stdout == ""
+    [line] = result.stderr.splitlines()
+    assert "\x1b" not in line
+    return line.removeprefix("error: ")
+
+
+@pytest.fixture(scope="module")
+def expected(tiny_bundle_folder: Path) -> dict[str, Recognition]:
+    """What the recognizer says of the texts."""
+    answers = Recognizer.load(tiny_bundle_folder, "cpu").recognize(TEXTS)
+    found = {text: answer for text, answer in zip(TEXTS, answers, strict=True) if isinstance(answer, Recognition)}
+    assert sum(len(answer.entities) for answer in found.values()) > 3
+    return found
+
+
+def results(text: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def spans(result: dict[str, Any]) -> list[tuple[int, int, str]]:
+    return [(entity["start"], entity["end"], entity["label"]) for entity in result["entities"]]
+
+
+def expected_spans(answer: Recognition) -> list[tuple[int, int, str]]:
+    return [(entity.start, entity.end, entity.label) for entity in answer.entities]
+
+
+def write_json_lines(path: Path, texts: Sequence[str]) -> Path:
+    lines = [json.dumps({"id": f"t{number}", "text": text}) for number, text in enumerate(texts)]
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    return path
+
+
+def test_standard_input_is_one_text(tiny_bundle_folder: Path, expected: dict[str, Recognition]) -> None:
+    result = invoke("recognize", "-m", tiny_bundle_folder, stdin=TEXTS[0])
+    assert result.exit_code == 0, result.stderr
+    [answer] = results(result.stdout)
+    own = expected[TEXTS[0]]
+    assert (answer["id"], answer["status"], answer["length"]) == (None, "ok", len(TEXTS[0]))
+    assert answer["windows"] == own.num_windows
+    assert spans(answer) == expected_spans(own)
+    for entity, known in zip(answer["entities"], own.entities, strict=True):
+        assert entity["text"] == TEXTS[0][entity["start"] : entity["end"]]
+        assert entity["score"] == pytest.approx(known.score, abs=1e-5)
+
+
+def test_line_ends_of_standard_input_are_characters(tiny_bundle_folder: Path) -> None:
+    content = b"London\r\nLondon\n"
+    [answer] = results(invoke("recognize", "-m", tiny_bundle_folder, stdin=content).stdout)
+    assert answer["length"] == 15
+
+
+def test_every_line_a_text(tiny_bundle_folder: Path, expected: dict[str, Recognition]) -> None:
+    content = "\r\n".join([TEXTS[0], "", TEXTS[1]])
+    answers = results(invoke("recognize", "-m", tiny_bundle_folder, "--lines", stdin=content).stdout)
+    assert [answer["length"] for answer in answers] == [len(TEXTS[0]), 0, len(TEXTS[1])]
+    assert [spans(answer) for answer in answers] == [
+        expected_spans(expected[TEXTS[0]]),
+        [],
+        expected_spans(expected[TEXTS[1]]),
+    ]
+
+
+def test_files_in_order(tiny_bundle_folder: Path, tmp_path: Path, expected: dict[str, Recognition]) -> None:
+    one, two = tmp_path / "one.txt", tmp_path / "two.txt"
+    one.write_bytes(b"\xef\xbb\xbf" + TEXTS[0].encode())
+    two.write_text(f"{TEXTS[1]}\n{TEXTS[2]}\n", encoding="utf-8")
+    lines = write_json_lines(tmp_path / "three.jsonl", TEXTS)
+    zipped = tmp_path / "four.jsonl.gz"
+    zipped.write_bytes(gzip.compress(lines.read_bytes()))
+    result = invoke("recognize", "-m", tiny_bundle_folder, two, one, lines, zipped)
+    assert result.exit_code == 0, result.stderr
+    answers = results(result.stdout)
+    assert [answer["id"] for answer in answers] == [str(two), str(one), *["t0", "t1", "t2"] * 2]
+    assert spans(answers[1]) == expected_spans(expected[TEXTS[0]])
+    assert answers[2:5] == answers[5:8]
+    by_line = results(invoke("recognize", "-m", tiny_bundle_folder, "--lines", two).stdout)
+    assert [answer["id"] for answer in by_line] == [f"{two}:1", f"{two}:2"]
+    assert [spans(answer) for answer in by_line] == [expected_spans(expected[text]) for text in TEXTS[1:]]
+
+
+def test_a_text_that_is_not_unicode_is_an_error_of_its_own(
+    tiny_bundle_folder: Path, tmp_path: Path, expected: dict[str, Recognition]
+) -> None:
+    path = write_json_lines(tmp_path / "in.jsonl", [TEXTS[0], "Bo \ud800", TEXTS[1]])
+    result = invoke("recognize", "-m", tiny_bundle_folder, path)
+    assert result.exit_code == 1
+    assert result.stderr == "1 without an answer; the results say why\n"
+    first, bad, last = results(result.stdout)
+    assert bad == {
+        "id": "t1",
+        "status": "error",
+        "error": {
+            "code": "invalid_text",
+            "detail": "found a lone surrogate U+D800 at character 3, expected Unicode text",
+        },
+    }
+    assert [spans(first), spans(last)] == [expected_spans(expected[text]) for text in TEXTS[:2]]
+
+
+@pytest.mark.parametrize("unit", ["codepoint", "utf16", "utf8"])
+def test_offset_units(tiny_bundle_folder: Path, unit: str) -> None:
+    text = TEXTS[2]
+    codec = {"codepoint": "utf-32-le", "utf16": "utf-16-le", "utf8": "utf-8"}[unit]
+    size = {"codepoint": 4, "utf16": 2, "utf8": 1}[unit]
+    options = ("--offset-unit", unit, "--threshold", "0")  # every span
+    [answer] = results(invoke("recognize", "-m", tiny_bundle_folder, *options, stdin=text).stdout)
+    content = text.encode(codec)
+    assert answer["length"] == len(content) // size
+    assert any("London" in entity["text"] for entity in answer["entities"])
+    for entity in answer["entities"]:
+        assert content[entity["start"] * size : entity["end"] * size].decode(codec) == entity["text"]
+
+
+@pytest.mark.parametrize(
+    ("text", "arguments", "options"),
+    [
+        (TEXTS[0], ["--label", "PER", "--label", "LOC"], RecognizeOptions(labels=frozenset({"PER", "LOC"}))),
+        (TEXTS[0], ["--threshold", "0.3"], RecognizeOptions(threshold=0.3)),
+        (TEXTS[1], ["--threshold", "0.7"], RecognizeOptions(threshold=0.7)),
+        (TEXTS[0], ["--overlap", "flat"], RecognizeOptions(overlap="flat")),
+    ],
+)
+def test_labels_thresholds_and_overlap(
+    tiny_bundle_folder: Path,
+    text: str,
+    arguments: list[str],
+    options: RecognizeOptions,
+    expected: dict[str, Recognition],
+) -> None:
+    [own] = Recognizer.load(tiny_bundle_folder, "cpu").recognize([text], options)
+    assert isinstance(own, Recognition)
+    [answer] = results(invoke("recognize", "-m", tiny_bundle_folder, *arguments, stdin=text).stdout)
+    assert spans(answer) == expected_spans(own) != expected_spans(expected[text])
+
+
+def test_an_unknown_label_is_refused_before_results_are_touched(tiny_bundle_folder: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out.jsonl"
+    output.write_text("kept\n", encoding="utf-8")
+    said = refusal("recognize", "-m", tiny_bundle_folder, "--label", "SHIP", "-o", output, stdin="x")
+    assert said == "unknown label 'SHIP'; the model knows: PER, ORG, LOC"
+    assert output.read_text(encoding="utf-8") == "kept\n"
+
+
+def many(count: int) -> list[str]:
+    return [f"{TEXTS[number % 3]} {number}" for number in range(count)]
+
+
+def test_a_broken_off_run_goes_on(tiny_bundle_folder: Path, tmp_path: Path) -> None:
+    path, whole, output = (
+        write_json_lines(tmp_path / "in.jsonl", many(70)),
+        tmp_path / "whole.jsonl",
+        tmp_path / "out.jsonl",
+    )
+    assert invoke("recognize", "-m", tiny_bundle_folder, path, "-o", whole).exit_code == 0
+    lines = whole.read_bytes().splitlines(keepends=True)
+    assert [json.loads(line)["id"] for line in lines] == [f"t{number}" for number in range(70)]
+    for kept in (b"", b"".join(lines[:20]), b"".join(lines[:20]) + lines[20][:25], lines[0][:-1], whole.read_bytes()):
+        output.write_bytes(kept)
+        result = invoke("recognize", "-m", tiny_bundle_folder, path, "-o", output, "--resume")
+        assert result.exit_code == 0, result.stderr
+        answers = results(output.read_text(encoding="utf-8"))
+        assert [answer["id"] for answer in answers] == [f"t{number}" for number in range(70)]
+        assert [spans(answer) for answer in answers] == [spans(json.loads(line)) for line in lines]
+        assert output.read_bytes().startswith(kept[: kept.rfind(b"\n") + 1])
+
+
+def test_without_resume_the_results_start_anew(tiny_bundle_folder: Path, tmp_path: Path) -> None:
+    path, output = write_json_lines(tmp_path / "in.jsonl", TEXTS), tmp_path / "out.jsonl"
+    for _ in range(2):
+        assert invoke("recognize", "-m", tiny_bundle_folder, path, "-o", output).exit_code == 0
+        assert len(output.read_text(encoding="utf-8").splitlines()) == 3
+
+
+def test_resume_needs_an_output(tiny_bundle_folder: Path) -> None:
+    said = refusal("recognize", "-m", tiny_bundle_folder, "--resume", stdin="x")
+    assert said == "--resume: found no --output, expected the file to go on with"
+
+
+def test_files_that_cannot_be_read_or_written(tiny_bundle_folder: Path, tmp_path: Path) -> None:
+    model = ("recognize", "-m", tiny_bundle_folder)
+    missing = tmp_path / "no" / "file"
+    assert refusal(*model, missing) == f"{missing}: cannot be read: No such file or directory"
+    assert refusal(*model, "-o", missing, stdin="x") == f"{missing}: No such file or directory"
+    latin = tmp_path / "latin.txt"
+    latin.write_bytes("Zoë".encode("latin-1"))
+    assert refusal(*model, latin) == f"{latin}: found byte 0xEB at position 2, expected UTF-8"
+    said = refusal(*model, "--lines", stdin=b"Bo\nZo\xeb\n")
+    assert said == "standard input:2: found byte 0xEB at position 2, expected UTF-8"
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("London", "found no valid JSON (Expecting value: line 1 column 1 (char 0)), expected an object"),
+        ('{"txt": "London"}', "text: missing; found the keys 'txt', expected a string"),
+        ('{"text": 7}', "text: found 7, expected a string"),
+        ('{"text": "London", "id": [1]}', "id: found [1], expected a string"),
+    ],
+)
+def test_a_bad_line_names_file_line_and_reason(
+    tiny_bundle_folder: Path, tmp_path: Path, line: str, reason: str
+) -> None:
+    path = tmp_path / "in.jsonl"
+    path.write_text(f'{{"text": "Bo", "id": 7}}\n\n{line}\n', encoding="utf-8")
+    assert refusal("recognize", "-m", tiny_bundle_folder, path) == f"{path}:3: {reason}"
+
+
+def test_inspect_shows_the_card(tiny_bundle_folder: Path) -> None:
+    result = invoke("inspect", tiny_bundle_folder)
+    assert result.exit_code == 0, result.stderr
+    assert "tiny (version 1)" in result.stdout
+    assert all(label in result.stdout for label in ("PER", "ORG", "LOC", "0.50"))
+    assert "\x1b" not in result.stdout
+
+
+def test_inspect_prints_the_manifest(tiny_bundle_folder: Path) -> None:
+    result = invoke("inspect", tiny_bundle_folder, "--json")
+    assert result.exit_code == 0
+    assert json.loads(result.stdout) == json.loads((tiny_bundle_folder / "manifest.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "README.md"])
+@pytest.mark.parametrize("verb", [("inspect",), ("recognize", "-m")])
+def test_an_altered_bundle_is_refused_naming_the_file(
+    tiny_bundle_folder: Path, tmp_path: Path, name: str, verb: tuple[str, ...]
+) -> None:
+    folder = tmp_path / "altered"
+    shutil.copytree(tiny_bundle_folder, folder)
+    assert invoke("inspect", folder).exit_code == 0
+    content = bytearray((folder / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (folder / name).write_bytes(content)
+    assert refusal(*verb, folder, stdin="x").startswith(f"{folder}/{name}: altered: found SHA-256 ")
+    (folder / name).write_bytes(content[:-1])
+    expected = f"{folder}/{name}: found {len(content) - 1} bytes, expected {len(content)}"
+    assert refusal(*verb, folder, stdin="x") == expected
+
+
+def test_serve_refuses_what_it_cannot_serve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("NER_MODEL", "NER_PORT", "NER_DEVICE"):
+        monkeypatch.delenv(name, raising=False)
+    assert refusal("serve") == "--model or NER_MODEL: Field required"
+    expected = f"{tmp_path}/manifest.json: not found; expected a bundle folder with a manifest"
+    assert refusal("serve", "-m", tmp_path) == expected
+    said = refusal("serve", "-m", tmp_path, "--port", "99999")
+    assert said == "--port or NER_PORT: Input should be less than or equal to 65535"
+    monkeypatch.setenv("NER_DEVICE", "abacus")
+    assert refusal("serve", "-m", tmp_path).startswith("NER_DEVICE: String should match pattern")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["fly"],
+        ["recognize"],
+        ["recognize", "-m", "x", "--threshold", "2"],
+        ["recognize", "-m", "x", "--overlap", "some"],
+        ["recognize", "-m", "x", "--offset-unit", "byte"],
+        ["inspect"],
+    ],
+)
+def test_wrong_usage_is_exit_code_2(arguments: list[str]) -> None:
+    result = invoke(*arguments)
+    assert result.exit_code == 2
+    assert "Usage: " in result.stderr
+    assert "Traceback" not in result.stderr

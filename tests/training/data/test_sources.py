@@ -1,0 +1,169 @@
+"""Sources of a run: labels renamed, documents chosen and parted, faults named."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ner_service.errors import ConfigError, DataError
+from ner_service.types import Document, Entity
+from training.config import DataConfig, SourceConfig
+from training.data.sources import digest, read_corpus, read_source
+
+LETTER = {
+    "id": "letter",
+    "text": "Ann saw Visby",
+    "entities": [{"start": 0, "end": 3, "label": "PERSON"}, {"start": 8, "end": 13, "label": "CITY"}],
+    "genre": "letters",
+}
+NOTE = {"id": "note", "text": "Bo slept", "entities": [{"start": 0, "end": 2, "label": "PERSON"}], "genre": "notes"}
+
+
+def write(folder: Path, *records: object, name: str = "train.jsonl") -> Path:
+    (folder / name).write_text("".join(f"{json.dumps(record)}\n" for record in records), encoding="utf-8")
+    return folder
+
+
+def sources(**settings: object) -> tuple[SourceConfig, ...]:
+    return (SourceConfig(path="train.jsonl", **settings),)  # type: ignore[arg-type]
+
+
+def config(dev: str | None = "train.jsonl", labels: tuple[str, ...] | None = None, **settings: object) -> DataConfig:
+    own_dev = () if dev is None else (SourceConfig(path=dev),)
+    return DataConfig(train=sources(**settings), dev=own_dev, labels=labels)
+
+
+def refusal(folder: Path, data: DataConfig) -> str:
+    with pytest.raises(ConfigError) as caught:
+        read_corpus(data, folder)
+    return str(caught.value)
+
+
+def test_labels_are_renamed_and_the_others_dropped(tmp_path: Path) -> None:
+    [source] = sources(labels={"PERSON": "PER"})
+    [document] = read_source(source, write(tmp_path, LETTER))
+    assert document.entities == (Entity(0, 3, "PER"),)
+    assert document.annotated == {"PER"}
+
+
+def test_two_labels_may_become_one(tmp_path: Path) -> None:
+    twice = {**LETTER, "entities": [{"start": 0, "end": 3, "label": label} for label in ("PERSON", "AUTHOR")]}
+    [source] = sources(labels={"PERSON": "PER", "AUTHOR": "PER"})
+    [document] = read_source(source, write(tmp_path, twice))
+    assert document.entities == (Entity(0, 3, "PER"),)
+
+
+def test_annotated_labels(tmp_path: Path) -> None:
+    folder = write(tmp_path, LETTER, {**NOTE, "annotated": ["PERSON"]})
+    assert [d.annotated for d in read_source(*sources(), folder)] == [None, {"PERSON"}]
+    [given] = sources(labels={"PERSON": "PER"}, annotated=("PER", "LOC"))
+    assert [d.annotated for d in read_source(given, folder)] == [{"PER", "LOC"}] * 2
+
+
+def test_where_keeps_documents_by_their_metadata(tmp_path: Path) -> None:
+    folder = write(tmp_path, LETTER, NOTE, {**NOTE, "id": "bare", "genre": None})
+    [source] = sources(where={"genre": ("letters", "diaries")})
+    assert [document.id for document in read_source(source, folder)] == ["letter"]
+    [source] = sources(where={"genre": ("letters", "notes")})
+    assert [document.id for document in read_source(source, folder)] == ["letter", "note"]
+
+
+def test_flat_is_said_by_the_source_or_by_the_document(tmp_path: Path) -> None:
+    folder = write(tmp_path, LETTER)
+    assert [d.flat for d in read_source(*sources(), folder)] == [False]
+    assert [d.flat for d in read_source(*sources(flat=True), folder)] == [True]
+
+
+def test_labels_of_the_run_are_sorted_or_as_given(tmp_path: Path) -> None:
+    folder = write(tmp_path, LETTER, NOTE)
+    assert read_corpus(config(), folder).labels.names == ("CITY", "PERSON")
+    given = config(labels=("PERSON", "SHIP", "CITY"))
+    assert read_corpus(given, folder).labels.names == ("PERSON", "SHIP", "CITY")
+
+
+def test_a_label_that_the_run_does_not_know_is_refused(tmp_path: Path) -> None:
+    said = refusal(write(tmp_path, LETTER), config(labels=("CITY",)))
+    assert said == "data.labels: found 'PERSON' in document 'letter', expected one of 'CITY'"
+
+
+def test_a_label_of_dev_alone_is_refused(tmp_path: Path) -> None:
+    write(tmp_path, NOTE)
+    write(tmp_path, LETTER, name="dev.jsonl")
+    assert "found 'CITY' in document 'letter', expected one of 'PERSON'" in refusal(tmp_path, config("dev.jsonl"))
+
+
+def test_an_annotated_label_that_the_run_does_not_know_is_refused(tmp_path: Path) -> None:
+    said = refusal(write(tmp_path, LETTER), config(annotated=("PERSON", "CITTY")))
+    assert said == "data.train[0].annotated: found 'CITTY', expected one of 'CITY', 'PERSON'"
+
+
+def test_documents_annotated_for_no_label_of_the_run_are_left_out(tmp_path: Path) -> None:
+    corpus = read_corpus(config(), write(tmp_path, LETTER, {**NOTE, "entities": [], "annotated": []}))
+    assert [document.id for document in corpus.train] == ["letter"]
+
+
+def test_nothing_to_train_on_is_refused(tmp_path: Path) -> None:
+    bare = {**NOTE, "entities": []}
+    assert refusal(write(tmp_path, bare), config()) == (
+        "data.train: found 1 documents and 0 labels, expected some of both"
+    )
+    none = refusal(write(tmp_path, LETTER), config(where={"genre": ("plays",)}))
+    assert none == "data.train: found 0 documents and 0 labels, expected some of both"
+
+
+def test_nothing_to_tell_the_best_epoch_by_is_refused(tmp_path: Path) -> None:
+    data = DataConfig(train=sources(), dev_fraction=0.0)
+    assert refusal(write(tmp_path, LETTER), data).startswith("data.dev: found no document, expected some")
+
+
+def many(count: int) -> list[dict[str, object]]:
+    return [{**NOTE, "id": str(number), "text": f"Bo slept {number // 2} hours"} for number in range(count)]
+
+
+def test_the_split_is_by_text(tmp_path: Path) -> None:
+    """Each text stands twice in the file; both go the same way, about one in five to dev."""
+    data = DataConfig(train=sources(), dev_fraction=0.2)
+    corpus = read_corpus(data, write(tmp_path, *many(1000)))
+    train, dev = ({document.text for document in part} for part in (corpus.train, corpus.dev))
+    assert not train & dev
+    assert len(corpus.train) + len(corpus.dev) == 1000
+    assert 140 < len(corpus.dev) < 260
+
+
+def test_the_split_does_not_hang_on_order_or_neighbours(tmp_path: Path) -> None:
+    data = DataConfig(train=sources(), dev_fraction=0.2)
+    whole = {document.text for document in read_corpus(data, write(tmp_path, *many(200))).dev}
+    half = {document.text for document in read_corpus(data, write(tmp_path, *many(200)[::-2])).dev}
+    assert half == whole
+
+
+def test_own_dev_documents_leave_the_training_documents_alone(tmp_path: Path) -> None:
+    write(tmp_path, *many(40))
+    write(tmp_path, LETTER, name="dev.jsonl")
+    corpus = read_corpus(
+        DataConfig(train=sources(), dev=(SourceConfig(path="dev.jsonl", labels={"PERSON": "PERSON"}),)), tmp_path
+    )
+    assert (len(corpus.train), len(corpus.dev)) == (40, 1)
+
+
+def test_the_digest_tells_documents_apart() -> None:
+    one = Document("Bo slept", (Entity(0, 2, "PER"),))
+    others = [
+        Document("Bo slept.", (Entity(0, 2, "PER"),)),
+        Document("Bo slept", (Entity(0, 2, "ORG"),)),
+        Document("Bo slept", (Entity(0, 2, "PER"),), annotated=frozenset({"PER"})),
+        Document("Bo slept", (Entity(0, 2, "PER"),), flat=True),
+        Document("Bo slept"),
+    ]
+    digests = {digest([document], []) for document in [one, *others]} | {digest([], [one])}
+    assert len(digests) == 7
+    assert digest([one], []) == digest([Document("Bo slept", one.entities, id="note")], [])
+
+
+def test_a_fault_names_file_and_line(tmp_path: Path) -> None:
+    write(tmp_path, LETTER, {"text": "x"})
+    with pytest.raises(DataError) as caught:
+        read_corpus(config(), tmp_path)
+    assert str(caught.value).startswith(f"{tmp_path}/train.jsonl:2: entities: missing; found the keys 'text'")

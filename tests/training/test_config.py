@@ -1,0 +1,142 @@
+"""Runs in TOML: what is read, what is refused and how it is said."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ner_service.errors import ConfigError
+from ner_service.records import structure, unstructure
+from training.config import BatchConfig, OptimizerConfig, RunConfig, SourceConfig, load_run
+
+RUN = """\
+name = "harbour"
+epochs = 3
+
+[data]
+train = [{ path = "a.jsonl" }, { path = "b.txt", format = "conll-bio", labels = { PERSON = "PER" } }]
+dev = [{ path = "dev.jsonl", where = { genre = ["news", "letters"] } }]
+
+[model.encoder]
+kind = "roformer"
+hidden_size = 64
+"""
+
+
+def write(folder: Path, text: str = RUN) -> Path:
+    path = folder / "run.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def refusal(path: Path, *overrides: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load_run(path, overrides)
+    return str(caught.value)
+
+
+def test_a_run_is_read(tmp_path: Path) -> None:
+    run = load_run(write(tmp_path))
+    assert (run.name, run.epochs, run.seed, run.patience) == ("harbour", 3, 0, None)
+    assert run.data.train == (
+        SourceConfig(path="a.jsonl"),
+        SourceConfig(path="b.txt", format="conll-bio", labels={"PERSON": "PER"}),
+    )
+    assert run.data.dev[0].where == {"genre": ("news", "letters")}
+    assert run.model.encoder == {"kind": "roformer", "hidden_size": 64}
+
+
+def test_a_run_comes_back_from_its_record(tmp_path: Path) -> None:
+    run = load_run(write(tmp_path))
+    assert structure(RunConfig, unstructure(run)) == run
+
+
+@pytest.mark.parametrize(
+    ("override", "found"),
+    [
+        ("optimizer.lr=2e-5", lambda run: run.optimizer.lr == 2e-5),
+        ("optimizer.lr=1", lambda run: run.optimizer.lr == 1.0),
+        ("epochs=7", lambda run: run.epochs == 7),
+        ("name=ferry", lambda run: run.name == "ferry"),
+        ('name="7"', lambda run: run.name == "7"),
+        ("model.head.rotary=false", lambda run: run.model.head.rotary is False),
+        ('data.labels=["B", "A"]', lambda run: run.data.labels == ("B", "A")),
+        ("data.train.1.path=c.txt", lambda run: run.data.train[1].path == "c.txt"),
+        ('data.train.0={path="d.jsonl"}', lambda run: run.data.train[0] == SourceConfig(path="d.jsonl")),
+        ("data.train.1.labels.PERSON=HUMAN", lambda run: run.data.train[1].labels == {"PERSON": "HUMAN"}),
+        ("window.max_tokens=65", lambda run: run.window.max_tokens == 65),
+    ],
+)
+def test_an_override_has_the_type_of_its_key(tmp_path: Path, override: str, found: object) -> None:
+    assert callable(found)
+    assert not found(load_run(write(tmp_path)))
+    assert found(load_run(write(tmp_path), [override]))
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("epocs=7", "epocs: unknown key; did you mean 'epochs'?"),
+        ("optimizer.lrate=7", "optimizer.lrate: unknown key; known keys: lr, head_lr"),
+        ("optimizer.warm_up_fraction=0.2", "unknown key; did you mean 'warmup_fraction'?"),
+        ("epochs=many", "epochs: found 'many', expected a whole number"),
+        ("epochs=2.5", "epochs: found 2.5, expected a whole number"),
+        ("epochs=true", "epochs: found True, expected a whole number"),
+        ("epochs=0", "epochs: found 0, expected 1 or more"),
+        ("precision=fp8", "precision: found 'fp8', expected 'fp32' or 'bf16'"),
+        ("optimizer.schedule=step", "optimizer.schedule: found 'step', expected 'linear' or 'cosine'"),
+        ("optimizer.warmup_fraction=1.0", "optimizer: warmup_fraction: found 1.0, expected 0 to below 1"),
+        ("batch.tokens=0", "batch: tokens: found 0, expected 1 or more"),
+        ("batch.accumulate=0", "batch: accumulate: found 0, expected 1 or more"),
+        ("data.dev_fraction=1.0", "data: dev_fraction: found 1.0, expected 0 to below 1"),
+        ("data.join=1.5", "data: join: found 1.5, expected 0 to 1"),
+        ('data.labels=["A", "A"]', "data: labels: found ('A', 'A'), expected every label once"),
+        ("data.train=7", "data.train: found 7, expected a list"),
+        ("data.train.0.labels=PER", "data.train[0].labels: found 'PER', expected a table"),
+        ("model.head.head_size=7", "model.head: head_size is 7, expected an even number"),
+        ("model.start_from=bundle", "model: expected either `encoder` or `start_from`"),
+        ("optimizer=7", "optimizer: found 7, expected a table"),
+    ],
+)
+def test_a_wrong_value_is_refused_with_its_key(tmp_path: Path, override: str, message: str) -> None:
+    path = write(tmp_path)
+    said = refusal(path, override)
+    assert said.startswith(f"{path}: ")
+    assert message in said
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("epochs", "--set epochs: expected KEY=VALUE"),
+        ("epochs.more=7", "--set epochs.more=7: found 3 at epochs, expected a table"),
+        ("data.train.2.path=x", "--set data.train.2.path=x: found item '2', expected a number from 0 to 1"),
+        ("data.train.path=x", "--set data.train.path=x: found item 'path', expected a number from 0 to 1"),
+    ],
+)
+def test_a_wrong_override_is_refused(tmp_path: Path, override: str, message: str) -> None:
+    assert refusal(write(tmp_path), override) == message
+
+
+def test_a_missing_key_is_named(tmp_path: Path) -> None:
+    path = write(tmp_path, 'name = "harbour"\n[model]\nstart_from = "x"\n')
+    assert refusal(path) == f"{path}: data: missing"
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    assert refusal(tmp_path / "no.toml") == f"{tmp_path}/no.toml: not found; expected a run in TOML"
+
+
+@pytest.mark.parametrize("content", [b"name = ", b"name = '\xff'"])
+def test_a_file_that_is_not_toml(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "run.toml"
+    path.write_bytes(content)
+    assert refusal(path).startswith(f"{path}: not TOML: ")
+
+
+def test_limits_hold_for_records_made_in_python() -> None:
+    with pytest.raises(ValueError, match="tokens: found 0"):
+        BatchConfig(tokens=0)
+    with pytest.raises(ValueError, match=r"warmup_fraction: found -0\.1"):
+        OptimizerConfig(warmup_fraction=-0.1)

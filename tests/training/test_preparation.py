@@ -1,0 +1,178 @@
+"""What a run starts from: fresh weights, a bundle of ours, a checkpoint of transformers."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import BertConfig, BertModel, PreTrainedModel, PreTrainedTokenizerFast, RoFormerConfig, RoFormerModel
+
+from ner_service.bundle import Bundle
+from ner_service.errors import ConfigError
+from ner_service.model.batch import pad
+from tests.training.runs import small_setup
+from training.config import ModelSection
+from training.preparation import Setup, prepare
+
+
+@pytest.fixture(scope="module")
+def fresh(run_folder: Path) -> Setup:
+    return small_setup(run_folder)
+
+
+def start_from(fresh: Setup, folder: Path, name: Path | str, **changes: object) -> Setup:
+    """The run of `fresh`, started from something."""
+    model = ModelSection(start_from=str(name), head=fresh.run.model.head)
+    return prepare(replace(fresh.run, model=model, **changes), folder, folder)  # type: ignore[arg-type]
+
+
+def test_fresh_weights_are_those_of_the_seed(fresh: Setup) -> None:
+    one, two = fresh.build_model().state_dict(), fresh.build_model().state_dict()
+    other = replace(fresh, run=replace(fresh.run, seed=1)).build_model().state_dict()
+    assert all(torch.equal(tensor, two[name]) for name, tensor in one.items())
+    assert not torch.equal(one["spans.dense.weight"], other["spans.dense.weight"])
+
+
+def test_a_run_trains_its_tokenizer(fresh: Setup) -> None:
+    text = fresh.corpus.train[0].text
+    assert fresh.tokenizer.vocab_size <= 400
+    assert fresh.config.encoder.vocab_size == fresh.tokenizer.vocab_size  # type: ignore[union-attr]
+    assert len(fresh.tokenizer.encode(text)) > 3
+
+
+def test_a_run_takes_a_tokenizer_from_a_file(fresh: Setup, run_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text(fresh.tokenizer.to_json(), encoding="utf-8")
+    setup = small_setup(run_folder, f"tokenizer.file={tmp_path}/tokenizer.json", "tokenizer.vocab_size=250")
+    assert setup.tokenizer.to_json() == fresh.tokenizer.to_json()
+    with pytest.raises(ConfigError, match=r"no\.json: not found; expected a tokenizer\.json"):
+        small_setup(run_folder, "tokenizer.file=no.json")
+    with pytest.raises(ConfigError, match=r"run\.toml: .*expected a file of Hugging Face tokenizers"):
+        small_setup(run_folder, "tokenizer.file=run.toml")
+
+
+def test_the_encoder_must_have_a_kind(run_folder: Path) -> None:
+    with pytest.raises(ConfigError, match="expected 'roformer' or 'roformer_v2' or 'huggingface'"):
+        small_setup(run_folder, "model.encoder.kind=lstm")
+    with pytest.raises(ConfigError, match=r"model\.encoder\.hiden_size: unknown key; did you mean 'hidden_size'"):
+        small_setup(run_folder, "model.encoder.hiden_size=3")
+
+
+def test_fingerprints_tell_runs_apart(fresh: Setup, run_folder: Path, tmp_path: Path) -> None:
+    assert small_setup(run_folder).fingerprint() == fresh.fingerprint()
+    others = [
+        small_setup(run_folder, "optimizer.lr=1e-5"),
+        replace(fresh, corpus=replace(fresh.corpus, sha256="0")),
+        small_setup(run_folder, "tokenizer.vocab_size=300"),
+    ]
+    file = tmp_path / "tokenizer.json"
+    for vocab_size in (400, 300):
+        tokenizer = small_setup(run_folder, f"tokenizer.vocab_size={vocab_size}").tokenizer
+        file.write_text(tokenizer.to_json(), encoding="utf-8")
+        others.append(small_setup(run_folder, f"tokenizer.file={file}"))
+    assert len({setup.fingerprint() for setup in [fresh, *others]}) == 6
+
+
+@pytest.fixture(scope="module")
+def start(fresh: Setup) -> Bundle:
+    """A bundle of the same labels; not trained, but of another seed."""
+    weights = replace(fresh, run=replace(fresh.run, seed=5)).build_model().state_dict()
+    return fresh.bundle(weights, {})
+
+
+@pytest.fixture(scope="module")
+def start_folder(start: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("start") / "bundle"
+    start.save(folder)
+    return folder
+
+
+def test_from_a_bundle_of_the_same_labels_the_head_comes_along(
+    fresh: Setup, run_folder: Path, start: Bundle, start_folder: Path
+) -> None:
+    setup = start_from(fresh, run_folder, start_folder)
+    found = setup.build_model().state_dict()
+    assert all(torch.equal(tensor, found[name]) for name, tensor in start.weights.items())
+    assert setup.tokenizer.to_json() == start.tokenizer.to_json()
+
+
+def test_from_a_bundle_of_other_labels_the_encoder_comes_alone(
+    fresh: Setup, run_folder: Path, start: Bundle, start_folder: Path
+) -> None:
+    labels = ("PER", "ORG", "LOC")  # the same names in another order are other channels
+    setup = start_from(fresh, run_folder, start_folder, data=replace(fresh.run.data, labels=labels))
+    found = setup.build_model().state_dict()
+    assert all(
+        torch.equal(found[name], tensor) for name, tensor in start.weights.items() if name.startswith("encoder.")
+    )
+    assert not torch.equal(found["spans.dense.weight"], start.weights["spans.dense.weight"])
+
+
+def test_from_a_bundle_in_half_precision(fresh: Setup, run_folder: Path, start: Bundle, tmp_path: Path) -> None:
+    half = {name: tensor.half() for name, tensor in start.weights.items()}
+    replace(start, weights=half).save(tmp_path / "half")
+    found = start_from(fresh, run_folder, tmp_path / "half").build_model().state_dict()
+    assert all(torch.equal(tensor.float(), found[name]) for name, tensor in half.items())
+    assert {tensor.dtype for tensor in found.values()} == {torch.float32}
+
+
+def write_checkpoint(folder: Path, model: PreTrainedModel, vocabulary: list[str]) -> Path:
+    """A Hugging Face folder with a fast tokenizer that reads words."""
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(vocabulary)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="[UNK]", pad_token="[PAD]")
+    fast.save_pretrained(folder)
+    model.save_pretrained(folder)
+    return folder
+
+
+VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "Ines", "Valente", "left", "Eastwick", "the", "."]
+SIZES = {
+    "vocab_size": len(VOCABULARY),
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+}
+
+
+@pytest.mark.parametrize(
+    ("model", "kind"),
+    [
+        (lambda: BertModel(BertConfig(**SIZES)), "huggingface"),
+        (lambda: RoFormerModel(RoFormerConfig(**SIZES, embedding_size=16)), "roformer"),
+    ],
+)
+def test_from_a_checkpoint_of_transformers(
+    fresh: Setup, run_folder: Path, tmp_path: Path, model: object, kind: str
+) -> None:
+    """The encoder gives the checkpoint's own hidden states; a text is read by the checkpoint's own tokenizer."""
+    assert callable(model)
+    torch.manual_seed(3)
+    foreign = model().eval()
+    setup = start_from(fresh, run_folder, write_checkpoint(tmp_path / "checkpoint", foreign, VOCABULARY))
+    assert setup.config.encoder.kind == kind
+    encoding = setup.tokenizer.encode("Ines Valente left.")
+    assert encoding.token_ids == (2, 4, 5, 6, 9, 3)
+    ours = setup.build_model().eval()
+    with torch.no_grad():
+        expected = foreign(torch.tensor([encoding.token_ids])).last_hidden_state
+        found = ours.encoder(pad([encoding.token_ids], setup.tokenizer.pad_id))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+
+
+def test_from_nothing_at_hand(fresh: Setup, run_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}), encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"model\.start_from: .* is neither a bundle nor a checkpoint at hand"):
+        start_from(fresh, run_folder, tmp_path)
+
+
+def test_weights_that_do_not_fit_are_refused(fresh: Setup) -> None:
+    weights = dict(fresh.build_model().state_dict())
+    del weights["encoder.layers.0.feed_in.bias"]
+    with pytest.raises(ConfigError, match=r"weights do not fit: .*encoder\.layers\.0\.feed_in\.bias"):
+        replace(fresh, weights=weights).build_model()

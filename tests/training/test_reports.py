@@ -1,0 +1,74 @@
+"""Tables and the progress of a run as people see them."""
+
+from __future__ import annotations
+
+import io
+
+from rich.console import Console
+
+from ner_service.types import Document, Entity
+from training.data.targets import Unrepresentable
+from training.evaluation import compare
+from training.loop import Progress
+from training.reports import lost_table, score_table, show_progress
+from training.state import EpochRecord
+
+DOCUMENT = Document("Bo [bold]sat[/x]", (Entity(0, 2, "[PER]"), Entity(3, 16, "LOC")), id="[id]")
+
+
+def printed(renderable: object) -> str:
+    file = io.StringIO()
+    Console(file=file, width=100).print(renderable)
+    return file.getvalue()
+
+
+def test_figures_of_a_report() -> None:
+    text = printed(score_table(compare([DOCUMENT], [[Entity(0, 2, "[PER]"), Entity(0, 1, "LOC")]])))
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in text.splitlines() if "│" in line]
+    assert ["micro", "0.5000", "0.5000", "0.5000", "2"] in rows
+    assert ["macro", "", "", "0.5000", ""] in rows
+    assert ["[PER]", "1.0000", "1.0000", "1.0000", "1"] in rows
+    assert ["LOC", "0.0000", "0.0000", "0.0000", "1"] in rows
+    assert "no answer" not in text
+
+
+def test_refused_documents_are_told() -> None:
+    text = printed(score_table(compare([DOCUMENT, DOCUMENT], [None, ()])))
+    assert "1 of 2 documents have too many candidates" in " ".join(text.split())
+
+
+def test_lost_entities_are_listed() -> None:
+    lost = [Unrepresentable(DOCUMENT, Entity(3, 16, "LOC"), "no window holds it whole")] * 12
+    text = printed(lost_table(lost))
+    assert "12 entities cannot be predicted" in text
+    assert text.count("no window holds it whole") == 10
+    assert "'[bold]sat[/x]'" in text
+    assert "[id]" in text
+    assert "and 2 more" in text
+
+
+def reports() -> list[Progress]:
+    record = EpochRecord(epoch=0, loss=1.25, f1=0.5)
+    return [
+        Progress(epoch=0, step=1, num_steps=2, loss=1.5, num_tokens=10),
+        Progress(epoch=0, step=2, num_steps=2, loss=1.0, num_tokens=10),
+        Progress(epoch=0, step=2, num_steps=2, loss=1.25, num_tokens=0, finished=record),
+    ]
+
+
+def test_a_line_an_epoch_where_there_is_no_terminal() -> None:
+    file = io.StringIO()
+    assert list(show_progress(reports(), 1, Console(file=file))) == reports()
+    assert file.getvalue() == "epoch 1: loss 1.2500, dev F1 0.5000\n"
+
+
+def test_a_bar_on_a_terminal() -> None:
+    file = io.StringIO()
+    console = Console(file=file, force_terminal=True, width=110, color_system=None)
+    for number, _ in enumerate(show_progress(reports(), 4, console)):
+        if number == 1:
+            console.print("half")  # makes the bar be drawn again
+    text = file.getvalue()
+    assert "epoch 1: loss 1.2500, dev F1 0.5000" in text
+    assert " 25%" in text
+    assert "tokens/s" in text

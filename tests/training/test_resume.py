@@ -1,0 +1,127 @@
+"""A run that was killed and resumed ends in the bits of one that was not."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from ner_service.errors import ConfigError
+from tests.training.runs import new_state, set_options, small_setup, write_run
+from training.cli import app
+from training.state import EpochRecord
+
+ROOT = Path(__file__).parents[2]
+OPTIONS = set_options("epochs=3", "data.join=0.5", "batch.tokens=512")
+SIGKILL = -9
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three runs of the same configuration: left alone, killed and resumed, with another seed."""
+    folder = tmp_path_factory.mktemp("killed")
+    run = write_run(folder / "sample", num_train=32, num_dev=8)
+    command = [sys.executable, "-m", "tests.training.killed_run", str(run), str(folder), *OPTIONS]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == [0, 0, SIGKILL, SIGKILL, SIGKILL, SIGKILL, 0], done.stderr
+    return folder
+
+
+def snapshot(folder: Path) -> dict[str, Any]:
+    value: dict[str, Any] = torch.load(folder / "snapshot.pt", weights_only=True)
+    return value
+
+
+def test_killed_and_resumed_ends_in_the_same_bits(folder: Path) -> None:
+    whole, killed = snapshot(folder / "whole"), snapshot(folder / "killed")
+    assert whole["model"].keys() == killed["model"].keys()
+    for name, tensor in whole["model"].items():
+        assert torch.equal(tensor, killed["model"][name]), name
+        assert torch.equal(whole["best_weights"][name], killed["best_weights"][name]), name
+    assert whole["history"] == killed["history"]
+    assert len(whole["history"]) == 3
+    for file in ("model.safetensors", "manifest.json"):
+        assert (folder / "whole/bundle" / file).read_bytes() == (folder / "killed/bundle" / file).read_bytes()
+
+
+def test_another_seed_ends_in_other_bits(folder: Path) -> None:
+    whole, other = snapshot(folder / "whole")["model"], snapshot(folder / "seed")["model"]
+    assert whole.keys() == other.keys()
+    assert not any(torch.equal(tensor, other[name]) for name, tensor in whole.items() if name.endswith("dense.weight"))
+
+
+def test_a_snapshot_is_not_overwritten_unasked(folder: Path) -> None:
+    before = (folder / "whole/snapshot.pt").read_bytes()
+    result = train(folder, folder / "whole")
+    assert result.exit_code == 1
+    assert (
+        result.stderr
+        == f"error: {folder}/whole/snapshot.pt: a run stands here; go on with --resume, or choose another folder\n"
+    )
+    assert (folder / "whole/snapshot.pt").read_bytes() == before
+
+
+def test_another_configuration_may_not_resume(folder: Path) -> None:
+    result = train(folder, folder / "whole", "--resume", "--set", "optimizer.lr=1e-5")
+    assert result.exit_code == 1
+    assert "snapshot.pt: belongs to another configuration or to other data; expected the same run" in result.stderr
+
+
+def test_other_data_may_not_resume(folder: Path, tmp_path: Path) -> None:
+    """The last training document is moved to the dev documents: the same documents in the same order."""
+    train_lines = (folder / "sample/train.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    dev_text = (folder / "sample/dev.jsonl").read_text(encoding="utf-8")
+    (tmp_path / "train.jsonl").write_text("".join(train_lines[:-1]), encoding="utf-8")
+    (tmp_path / "dev.jsonl").write_text(train_lines[-1] + dev_text, encoding="utf-8")
+    result = train(folder, folder / "whole", "--resume", "--data", str(tmp_path))
+    assert result.exit_code == 1
+    assert "belongs to another configuration or to other data" in result.stderr
+
+
+def test_a_finished_run_resumes_to_the_same_bundle(folder: Path) -> None:
+    before = (folder / "whole/bundle/model.safetensors").read_bytes()
+    result = train(folder, folder / "whole", "--resume")
+    assert result.exit_code == 0, result.stderr
+    assert (folder / "whole/bundle/model.safetensors").read_bytes() == before
+
+
+def test_nothing_to_resume_is_a_start(run_folder: Path, tmp_path: Path) -> None:
+    command = ["train", str(run_folder / "run.toml"), "-o", str(tmp_path / "run"), "--resume"]
+    result = CliRunner().invoke(app, [*command, *set_options("epochs=1", "batch.tokens=2048")])
+    assert result.exit_code == 0, result.stderr
+
+
+def train(folder: Path, output: Path, *options: str) -> Any:
+    return CliRunner().invoke(app, ["train", str(folder / "sample/run.toml"), "-o", str(output), *OPTIONS, *options])
+
+
+def test_a_state_comes_back_from_its_snapshot(run_folder: Path, tmp_path: Path) -> None:
+    setup = small_setup(run_folder)
+    state = new_state(setup)
+    sum(parameter.square().sum() for parameter in state.model.parameters()).backward()
+    state.optimizer.step()
+    state.epoch, state.step, state.loss_sum = 3, 2, 1.5
+    state.history = [EpochRecord(epoch=0, loss=0.5, f1=0.25)]
+    state.best_weights = {"weight": torch.arange(3.0)}
+    state.save(tmp_path / "snapshot.pt", "mark")
+
+    other = new_state(setup)
+    other.restore(tmp_path / "snapshot.pt", "mark")
+    assert (other.epoch, other.step, other.loss_sum) == (3, 2, 1.5)
+    assert [asdict(record) for record in other.history] == [{"epoch": 0, "loss": 0.5, "f1": 0.25}]
+    assert torch.equal(other.best_weights["weight"], torch.arange(3.0))
+    for one, two in zip(state.model.parameters(), other.model.parameters(), strict=True):
+        assert torch.equal(one, two)
+        assert torch.equal(state.optimizer.state[one]["exp_avg"], other.optimizer.state[two]["exp_avg"])
+    assert [file.name for file in tmp_path.iterdir()] == ["snapshot.pt"]
+
+    with pytest.raises(ConfigError, match="belongs to another configuration"):
+        other.restore(tmp_path / "snapshot.pt", "other mark")
