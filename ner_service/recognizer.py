@@ -14,7 +14,7 @@ import torch
 
 from ner_service.bundle import Bundle
 from ner_service.decoding import Calibration, Candidates, apply_overlap, decode
-from ner_service.errors import NerServiceError, TooManyCandidatesError
+from ner_service.errors import BundleError, NerServiceError, TooManyCandidatesError
 from ner_service.model.heads import Cells
 from ner_service.model.span_model import SpanModel
 from ner_service.text.planning import plan_groups
@@ -40,7 +40,10 @@ class Recognizer:
         self.calibration = bundle.manifest.calibration or Calibration.uncalibrated(len(self.labels))
         self.device = device
         self.model = SpanModel(bundle.manifest.model, len(self.labels))
-        self.model.load_state_dict(bundle.weights)
+        try:
+            self.model.load_state_dict(bundle.weights)
+        except RuntimeError as error:
+            raise BundleError(f"weights of {bundle.manifest.name!r} are not those of its model: {error}") from error
         self.model.eval().requires_grad_(False).to(device)
 
     @classmethod
@@ -51,6 +54,16 @@ class Recognizer:
             BundleError: the bundle cannot be trusted or understood.
         """
         return cls(Bundle.load(folder), pick_device(device))
+
+    @property
+    def pads(self) -> bool:
+        """Whether what is read together is padded, so that texts of like length should be."""
+        return self.model.pads(self.device)
+
+    @property
+    def precision(self) -> str:
+        """In what the model computes, as torch calls it: float32, ..."""
+        return str(next(self.model.parameters()).dtype).removeprefix("torch.")
 
     def encode(self, text: str) -> list[Window]:
         """The windows of a text: one where it fits.
@@ -115,9 +128,7 @@ class Recognizer:
         texts_windows = [_attempt(self.encode, text) for text in texts]
         windows = [window for item in texts_windows if not isinstance(item, NerServiceError) for window in item]
         found: dict[int, Candidates] = {}
-        groups = plan_groups(
-            [len(window.encoding) for window in windows], BATCH_TOKENS, padded=self.device.type != "cpu"
-        )
+        groups = plan_groups([len(window.encoding) for window in windows], BATCH_TOKENS, padded=self.pads)
         for group in groups:
             answers = self.forward([windows[index].encoding for index in group], [cutoffs] * len(group))
             found.update(zip(group, answers, strict=True))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypedDict
+
+from typing_extensions import TypedDict
 
 from ner_service.decoding import nesting
 from ner_service.text.offsets import OffsetConverter

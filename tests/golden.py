@@ -22,7 +22,7 @@ OPENAPI = Path(__file__).parent / "serving" / "golden" / "openapi.json"
 def openapi() -> str:
     """The OpenAPI document as the golden file holds it; it does not depend on the model."""
     settings, metrics = Settings(model=Path("unused")), Metrics()
-    model = ServedModel(FakeRecognizer(), padded=True, settings=settings, metrics=metrics, on_death=lambda: None)
+    model = ServedModel(FakeRecognizer(), settings=settings, metrics=metrics, on_death=lambda: None)
     document = build_app(settings, Registry(model), metrics).openapi()
     return json.dumps(document, ensure_ascii=False, indent=2) + "\n"
 

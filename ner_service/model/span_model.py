@@ -57,8 +57,10 @@ class SpanModel(nn.Module):
         cells = candidates(projection, cutoff_C)
         return Cells(cells.label_N, tokens[cells.start_N], tokens[cells.end_N], cells.score_N)
 
+    def pads(self, device: torch.device) -> bool:
+        """Whether batches for a device are padded: on a GPU and for a foreign encoder, else they are packed."""
+        return device.type != "cpu" or not packs(self.config.encoder)
+
     def batch(self, token_ids: Sequence[Sequence[int]], pad_id: int, device: torch.device) -> Batch:
-        """The layout that suits encoder and device: packed on a CPU, padded on a GPU or for a foreign encoder."""
-        if device.type == "cpu" and packs(self.config.encoder):
-            return pack(token_ids, device)
-        return pad(token_ids, pad_id, device)
+        """Token ids in the layout that suits encoder and device."""
+        return pad(token_ids, pad_id, device) if self.pads(device) else pack(token_ids, device)

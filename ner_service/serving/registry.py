@@ -38,6 +38,9 @@ class Recognizer(Protocol):
     @property
     def labels(self) -> LabelSet: ...
 
+    @property
+    def pads(self) -> bool: ...
+
     def encode(self, text: str) -> list[Window]: ...
 
     def cutoffs(self, options: RecognizeOptions) -> tuple[float, ...]: ...
@@ -62,7 +65,6 @@ class ServedModel:
 
     Args:
         recognizer: the loaded model.
-        padded: whether the recogniser pads what it reads together; a batch is then read in groups of like length.
         settings: sizes of batch and queue.
         metrics: is told what the model does.
         on_death: called once, from any thread, when the model can answer no more.
@@ -72,14 +74,12 @@ class ServedModel:
         self,
         recognizer: Recognizer,
         *,
-        padded: bool,
         settings: Settings,
         metrics: Metrics,
         on_death: Callable[[], None],
     ) -> None:
         self.recognizer = recognizer
         self.manifest = recognizer.manifest
-        self._padded = padded
         self._batch_tokens = settings.batch_tokens
         self._metrics = metrics
         self._on_death = on_death
@@ -150,13 +150,13 @@ class ServedModel:
         lengths = [len(task.encoding) for task in tasks]
         found: dict[int, Candidates] = {}
         num_read = 0
-        for group in plan_groups(lengths, self._batch_tokens, padded=self._padded):
+        for group in plan_groups(lengths, self._batch_tokens, padded=self.recognizer.pads):
             encodings = [tasks[index].encoding for index in group]
             answers = self.recognizer.forward(encodings, [tasks[index].cutoffs for index in group])
             if len(answers) != len(group):
                 raise InferenceError(f"the model gave {len(answers)} answers to {len(group)} windows")
             found.update(zip(group, answers, strict=True))
-            num_read += len(group) * max(map(len, encodings)) if self._padded else sum(map(len, encodings))
+            num_read += len(group) * max(map(len, encodings)) if self.recognizer.pads else sum(map(len, encodings))
         self._metrics.padded(1.0 - sum(lengths) / num_read)
         return [found[index] for index in range(len(tasks))]
 

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, Validatio
 from typing_extensions import TypedDict
 
 from ner_service.serving.problems import FieldFault, InvalidFieldError, ItemProblem, TooLargeError
+from ner_service.replies import EntityReply
 from ner_service.types import OffsetUnit, OverlapPolicy, RecognizeOptions
 
 # Pydantic puts these into the place of a fault; `_pointer` takes them out again.
@@ -144,18 +145,6 @@ def _pointer(location: Sequence[int | str]) -> str:
     """A JSON pointer (RFC 6901) from pydantic's location, whose tags are no part of the body."""
     parts = [str(part) for part in location if part not in (_TEXT, _ITEM, _LIST)]
     return "".join("/" + part.replace("~", "~0").replace("/", "~1") for part in parts)
-
-
-class EntityReply(TypedDict):
-    """An entity of a text; `parent` is the index of the smallest entity that strictly contains it, or null."""
-
-    start: int
-    end: int
-    text: str
-    label: str
-    score: float
-    parent: int | None
-    depth: int
 
 
 class OkResult(TypedDict):

@@ -58,16 +58,13 @@ def load_model(settings: Settings, metrics: Metrics, on_death: OnDeath) -> Serve
     """
     import torch
 
-    from ner_service.model.encoders import packs
     from ner_service.recognizer import Recognizer
 
     if settings.num_threads is not None:
         torch.set_num_threads(settings.num_threads)
     recognizer = Recognizer.load(settings.model, settings.device)
-    precision = str(next(recognizer.model.parameters()).dtype).removeprefix("torch.")
-    padded = recognizer.device.type != "cpu" or not packs(recognizer.manifest.model.encoder)
-    model = ServedModel(recognizer, padded=padded, settings=settings, metrics=metrics, on_death=on_death)
-    metrics.model_served(model.digest, precision)
+    model = ServedModel(recognizer, settings=settings, metrics=metrics, on_death=on_death)
+    metrics.model_served(model.digest, recognizer.precision)
     return model
 
 

@@ -55,7 +55,7 @@ def _serve(recognizer: FakeRecognizer | None = None, **overrides: object) -> Ite
     deaths: list[str] = []
     recognizer, metrics = recognizer or FakeRecognizer(), Metrics()
     model = ServedModel(
-        recognizer, padded=True, settings=settings, metrics=metrics, on_death=lambda: deaths.append("died")
+        recognizer, settings=settings, metrics=metrics, on_death=lambda: deaths.append("died")
     )
     metrics.model_served(model.digest, "float32")
     with TestClient(build_app(settings, Registry(model), metrics)) as client:

@@ -23,7 +23,7 @@ class SlowRecognizer(FakeRecognizer):
 
 
 def load(settings: Settings, metrics: Metrics, on_death: OnDeath) -> ServedModel:
-    return ServedModel(SlowRecognizer(), padded=True, settings=settings, metrics=metrics, on_death=on_death)
+    return ServedModel(SlowRecognizer(), settings=settings, metrics=metrics, on_death=on_death)
 
 
 if __name__ == "__main__":

@@ -64,6 +64,7 @@ class FakeRecognizer:
     def __init__(self) -> None:
         self.manifest = manifest()
         self.labels = LabelSet(LABELS)
+        self.pads = True
         self.batches: list[int] = []
         self.entered = threading.Event()
         self._open = threading.Event()

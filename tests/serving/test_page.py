@@ -84,7 +84,7 @@ class Page:
 
 def start_server(settings: Settings, recognizer: FakeRecognizer) -> tuple[uvicorn.Server, threading.Thread, int]:
     metrics = Metrics()
-    model = ServedModel(recognizer, padded=True, settings=settings, metrics=metrics, on_death=lambda: None)
+    model = ServedModel(recognizer, settings=settings, metrics=metrics, on_death=lambda: None)
     server = uvicorn.Server(uvicorn.Config(build_app(settings, Registry(model), metrics), log_config=None))
     listener = socket.create_server(("127.0.0.1", 0))
     thread = threading.Thread(target=server.run, args=([listener],))
