@@ -76,7 +76,7 @@ def _kill_in_step(number: int) -> Hook:
                 os.kill(os.getpid(), signal.SIGKILL)
             update(*arguments)
 
-        loop._update = counted
+        loop._update = counted  # type: ignore[assignment]
 
     return hook
 
@@ -100,7 +100,7 @@ def _kill_in_snapshot(number: int) -> Hook:
             file.flush()
             os.kill(os.getpid(), signal.SIGKILL)
 
-        torch.save = counted
+        torch.save = counted  # type: ignore[assignment]
 
     return hook
 

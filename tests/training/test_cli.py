@@ -107,13 +107,13 @@ def test_export_in_half_precision_and_recognize(folder: Path) -> None:
 
 def test_entities_that_cannot_be_predicted_are_shown(tmp_path: Path) -> None:
     run = write_run(tmp_path / "sample", num_train=8, num_dev=2)
-    odd = {"id": "odd", "text": "Ines Valente left.", "entities": [{"start": 1, "end": 4, "label": "PER"}]}
+    odd = {"id": "odd", "text": "Ines Valente left.", "entities": [{"start": 0, "end": 5, "label": "PER"}]}
     with (tmp_path / "sample/train.jsonl").open("a", encoding="utf-8") as file:
         file.write(json.dumps(odd) + "\n")
     result = invoke("train", run, "-o", tmp_path / "run", "--json", *set_options("epochs=1"))
     assert result.exit_code == 0, result.stderr
     assert "1 entities cannot be predicted" in result.stderr
-    assert "'nes'" in result.stderr
+    assert "'Ines '" in result.stderr
     assert json.loads(result.stdout)["unrepresentable_entities"] == 1
 
 

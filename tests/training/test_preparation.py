@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -131,7 +132,7 @@ def write_checkpoint(folder: Path, model: PreTrainedModel, vocabulary: list[str]
 
 
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "Ines", "Valente", "left", "Eastwick", "the", "."]
-SIZES = {
+SIZES: dict[str, Any] = {
     "vocab_size": len(VOCABULARY),
     "hidden_size": 16,
     "num_hidden_layers": 2,

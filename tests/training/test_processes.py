@@ -29,7 +29,14 @@ def load(folder: Path, process: int = 0) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def two_processes(run_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("two")
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", *LAUNCH, "--main_process_ip=127.0.0.1"]
+    launcher = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        *LAUNCH,
+        "--main_process_ip=127.0.0.1",
+        "--main_process_port=0",
+    ]
     command = [*launcher, "--module", "tests.training.shared_steps", str(run_folder), str(output), *EPOCHS]
     environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, env=environment)

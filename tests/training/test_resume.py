@@ -106,7 +106,7 @@ def train(folder: Path, output: Path, *options: str) -> Any:
 def test_a_state_comes_back_from_its_snapshot(run_folder: Path, tmp_path: Path) -> None:
     setup = small_setup(run_folder)
     state = new_state(setup)
-    sum(parameter.square().sum() for parameter in state.model.parameters()).backward()
+    torch.stack([parameter.square().sum() for parameter in state.model.parameters()]).sum().backward()
     state.optimizer.step()
     state.epoch, state.step, state.loss_sum = 3, 2, 1.5
     state.history = [EpochRecord(epoch=0, loss=0.5, f1=0.25)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,13 +27,13 @@ def write(folder: Path, *records: object, name: str = "train.jsonl") -> Path:
     return folder
 
 
-def sources(**settings: object) -> tuple[SourceConfig, ...]:
-    return (SourceConfig(path="train.jsonl", **settings),)  # type: ignore[arg-type]
+def source(**settings: Any) -> SourceConfig:
+    return SourceConfig(path="train.jsonl", **settings)
 
 
-def config(dev: str | None = "train.jsonl", labels: tuple[str, ...] | None = None, **settings: object) -> DataConfig:
+def config(dev: str | None = "train.jsonl", labels: tuple[str, ...] | None = None, **settings: Any) -> DataConfig:
     own_dev = () if dev is None else (SourceConfig(path=dev),)
-    return DataConfig(train=sources(**settings), dev=own_dev, labels=labels)
+    return DataConfig(train=(source(**settings),), dev=own_dev, labels=labels)
 
 
 def refusal(folder: Path, data: DataConfig) -> str:
@@ -42,38 +43,38 @@ def refusal(folder: Path, data: DataConfig) -> str:
 
 
 def test_labels_are_renamed_and_the_others_dropped(tmp_path: Path) -> None:
-    [source] = sources(labels={"PERSON": "PER"})
-    [document] = read_source(source, write(tmp_path, LETTER))
+    chosen = source(labels={"PERSON": "PER"})
+    [document] = read_source(chosen, write(tmp_path, LETTER))
     assert document.entities == (Entity(0, 3, "PER"),)
-    assert document.annotated == {"PER"}
+    assert document.annotated == frozenset({"PER"})
 
 
 def test_two_labels_may_become_one(tmp_path: Path) -> None:
     twice = {**LETTER, "entities": [{"start": 0, "end": 3, "label": label} for label in ("PERSON", "AUTHOR")]}
-    [source] = sources(labels={"PERSON": "PER", "AUTHOR": "PER"})
-    [document] = read_source(source, write(tmp_path, twice))
+    chosen = source(labels={"PERSON": "PER", "AUTHOR": "PER"})
+    [document] = read_source(chosen, write(tmp_path, twice))
     assert document.entities == (Entity(0, 3, "PER"),)
 
 
 def test_annotated_labels(tmp_path: Path) -> None:
     folder = write(tmp_path, LETTER, {**NOTE, "annotated": ["PERSON"]})
-    assert [d.annotated for d in read_source(*sources(), folder)] == [None, {"PERSON"}]
-    [given] = sources(labels={"PERSON": "PER"}, annotated=("PER", "LOC"))
-    assert [d.annotated for d in read_source(given, folder)] == [{"PER", "LOC"}] * 2
+    assert [d.annotated for d in read_source(source(), folder)] == [None, frozenset({"PERSON"})]
+    chosen = source(labels={"PERSON": "PER"}, annotated=("PER", "LOC"))
+    assert [d.annotated for d in read_source(chosen, folder)] == [frozenset({"PER", "LOC"})] * 2
 
 
 def test_where_keeps_documents_by_their_metadata(tmp_path: Path) -> None:
     folder = write(tmp_path, LETTER, NOTE, {**NOTE, "id": "bare", "genre": None})
-    [source] = sources(where={"genre": ("letters", "diaries")})
-    assert [document.id for document in read_source(source, folder)] == ["letter"]
-    [source] = sources(where={"genre": ("letters", "notes")})
-    assert [document.id for document in read_source(source, folder)] == ["letter", "note"]
+    chosen = source(where={"genre": ("letters", "diaries")})
+    assert [document.id for document in read_source(chosen, folder)] == ["letter"]
+    chosen = source(where={"genre": ("letters", "notes")})
+    assert [document.id for document in read_source(chosen, folder)] == ["letter", "note"]
 
 
 def test_flat_is_said_by_the_source_or_by_the_document(tmp_path: Path) -> None:
     folder = write(tmp_path, LETTER)
-    assert [d.flat for d in read_source(*sources(), folder)] == [False]
-    assert [d.flat for d in read_source(*sources(flat=True), folder)] == [True]
+    assert [d.flat for d in read_source(source(), folder)] == [False]
+    assert [d.flat for d in read_source(source(flat=True), folder)] == [True]
 
 
 def test_labels_of_the_run_are_sorted_or_as_given(tmp_path: Path) -> None:
@@ -114,7 +115,7 @@ def test_nothing_to_train_on_is_refused(tmp_path: Path) -> None:
 
 
 def test_nothing_to_tell_the_best_epoch_by_is_refused(tmp_path: Path) -> None:
-    data = DataConfig(train=sources(), dev_fraction=0.0)
+    data = DataConfig(train=(source(),), dev_fraction=0.0)
     assert refusal(write(tmp_path, LETTER), data).startswith("data.dev: found no document, expected some")
 
 
@@ -124,7 +125,7 @@ def many(count: int) -> list[dict[str, object]]:
 
 def test_the_split_is_by_text(tmp_path: Path) -> None:
     """Each text stands twice in the file; both go the same way, about one in five to dev."""
-    data = DataConfig(train=sources(), dev_fraction=0.2)
+    data = DataConfig(train=(source(),), dev_fraction=0.2)
     corpus = read_corpus(data, write(tmp_path, *many(1000)))
     train, dev = ({document.text for document in part} for part in (corpus.train, corpus.dev))
     assert not train & dev
@@ -133,7 +134,7 @@ def test_the_split_is_by_text(tmp_path: Path) -> None:
 
 
 def test_the_split_does_not_hang_on_order_or_neighbours(tmp_path: Path) -> None:
-    data = DataConfig(train=sources(), dev_fraction=0.2)
+    data = DataConfig(train=(source(),), dev_fraction=0.2)
     whole = {document.text for document in read_corpus(data, write(tmp_path, *many(200))).dev}
     half = {document.text for document in read_corpus(data, write(tmp_path, *many(200)[::-2])).dev}
     assert half == whole
@@ -143,7 +144,7 @@ def test_own_dev_documents_leave_the_training_documents_alone(tmp_path: Path) ->
     write(tmp_path, *many(40))
     write(tmp_path, LETTER, name="dev.jsonl")
     corpus = read_corpus(
-        DataConfig(train=sources(), dev=(SourceConfig(path="dev.jsonl", labels={"PERSON": "PERSON"}),)), tmp_path
+        DataConfig(train=(source(),), dev=(SourceConfig(path="dev.jsonl", labels={"PERSON": "PERSON"}),)), tmp_path
     )
     assert (len(corpus.train), len(corpus.dev)) == (40, 1)
 

@@ -40,8 +40,8 @@ def decoded(document: Document, examples: Sequence[Example], limits: WindowLimit
     windows = split(document.text, tokenizer(), limits)
     answers = []
     for window, example in zip(windows, examples, strict=True):
-        columns = [np.array([cell[axis] for cell in example.cells], dtype=np.int64) for axis in range(3)]
-        found = Candidates(*columns, np.ones(len(example.cells)))
+        label_N, start_N, end_N = np.array(example.cells, dtype=np.int64).reshape(-1, 3).T
+        found = Candidates(label_N, start_N, end_N, np.ones(len(example.cells)))
         answers.append((window, decode(found, example.encoding, NAMES, Calibration.uncalibrated(len(NAMES)))))
     return merge(answers)
 

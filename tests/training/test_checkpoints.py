@@ -1,0 +1,126 @@
+"""Checkpoints saved by transformers, read from a folder: no network, no name of any hub."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tokenizers import Tokenizer
+from transformers import BertConfig, BertModel, PreTrainedModel, PreTrainedTokenizerFast, RoFormerConfig, RoFormerModel
+
+from ner_service.bundle import Bundle
+from ner_service.errors import ConfigError
+from ner_service.model.batch import pad
+from ner_service.model.config import HuggingFaceConfig
+from ner_service.model.config import RoFormerConfig as OurConfig
+from ner_service.model.encoders import build_encoder
+from tests.conftest import SENTENCES
+from training.checkpoints.huggingface import load_checkpoint, roformer_weights
+
+SIZES: dict[str, Any] = {
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 24,
+    "max_position_embeddings": 64,
+    "layer_norm_eps": 1e-6,
+}
+
+
+def save(model: PreTrainedModel, bundle: Bundle, folder: Path) -> Path:
+    """The model with the tiny bundle's tokenizer, as transformers saves them."""
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(bundle.tokenizer.to_json()),
+        unk_token="[UNK]",
+        pad_token="[PAD]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+    )
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def roformer(bundle: Bundle, **changes: object) -> RoFormerModel:
+    torch.manual_seed(0)
+    config = RoFormerConfig(**{**SIZES, "vocab_size": bundle.tokenizer.vocab_size, "embedding_size": 8, **changes})
+    return RoFormerModel(config).eval()
+
+
+def bert(bundle: Bundle) -> BertModel:
+    torch.manual_seed(0)
+    return BertModel(BertConfig(**SIZES, vocab_size=bundle.tokenizer.vocab_size)).eval()
+
+
+@pytest.mark.parametrize("architecture", [roformer, bert])
+def test_an_encoder_is_read_from_a_folder(architecture: Any, tiny_bundle: Bundle, tmp_path: Path) -> None:
+    foreign = architecture(tiny_bundle)
+    loaded = load_checkpoint(str(save(foreign, tiny_bundle, tmp_path / "checkpoint")))
+    assert isinstance(loaded.config, OurConfig if architecture is roformer else HuggingFaceConfig)
+    encodings = [loaded.tokenizer.encode(text) for text in SENTENCES]
+    assert encodings == [tiny_bundle.tokenizer.encode(text) for text in SENTENCES]
+    encoder = build_encoder(loaded.config)
+    encoder.load_state_dict(loaded.weights)
+    batch = pad([encoding.token_ids for encoding in encodings], loaded.tokenizer.pad_id)
+    with torch.no_grad():
+        found = encoder.eval()(batch)
+        expected = foreign(input_ids=batch.token_ids_BL, attention_mask=batch.valid_BL().long()).last_hidden_state
+    for ours, theirs in zip(batch.texts(found), batch.texts(expected), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
+    assert not torch.allclose(found[0], build_encoder(loaded.config).eval()(batch)[0], atol=1e-2)
+
+
+def test_the_configuration_of_a_roformer_is_kept(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    foreign = roformer(tiny_bundle, rotary_value=True, hidden_act="relu", hidden_dropout_prob=0.2)
+    config = load_checkpoint(str(save(foreign, tiny_bundle, tmp_path / "checkpoint"))).config
+    assert config == OurConfig(
+        vocab_size=tiny_bundle.tokenizer.vocab_size,
+        embedding_size=8,
+        hidden_size=16,
+        num_layers=2,
+        num_heads=2,
+        intermediate_size=24,
+        activation="relu",
+        dropout=0.2,
+        attention_dropout=0.1,
+        num_token_types=2,
+        layer_norm_eps=1e-6,
+        rotary_value=True,
+    )
+
+
+def test_a_foreign_configuration_builds_the_same_encoder_again(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    """What the manifest keeps is JSON and enough: no name of a folder or a hub is in it."""
+    config = load_checkpoint(str(save(bert(tiny_bundle), tiny_bundle, tmp_path / "checkpoint"))).config
+    assert isinstance(config, HuggingFaceConfig)
+    assert json.loads(json.dumps(config.config)) == config.config
+    assert str(tmp_path) not in json.dumps(config.config)
+
+
+def test_a_folder_that_is_not_there_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"model\.start_from: '/nowhere/at/all' is neither a bundle nor a checkpoint"):
+        load_checkpoint("/nowhere/at/all")
+
+
+def test_a_folder_without_a_fast_tokenizer_is_refused(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    folder = save(bert(tiny_bundle), tiny_bundle, tmp_path / "checkpoint")
+    for path in folder.glob("*token*"):
+        path.unlink()
+    with pytest.raises(ConfigError, match=r"model\.start_from"):
+        load_checkpoint(str(folder))
+
+
+def test_an_activation_that_we_do_not_have_is_refused(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    folder = save(roformer(tiny_bundle, hidden_act="silu"), tiny_bundle, tmp_path / "checkpoint")
+    with pytest.raises(ConfigError, match="hidden_act: found 'silu', expected 'gelu' or 'relu'"):
+        load_checkpoint(str(folder))
+
+
+def test_a_weight_without_a_place_is_refused(tiny_bundle: Bundle) -> None:
+    weights = roformer(tiny_bundle).state_dict()
+    for name in ("pooler.dense.weight", "encoder.layer.0.extra.weight"):
+        with pytest.raises(ConfigError, match=f"found weight '{name}'"):
+            roformer_weights({**weights, name: torch.zeros(1)})
