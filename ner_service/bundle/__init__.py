@@ -50,27 +50,36 @@ class Bundle:
         Raises:
             BundleError: names the file that is missing, altered or not understood.
         """
+        from safetensors import SafetensorError
         from safetensors.torch import load
 
         manifest = read_manifest(folder)
+        if set(manifest.files) != {WEIGHTS, TOKENIZER, CARD}:
+            expected = ", ".join((WEIGHTS, TOKENIZER, CARD))
+            raise BundleError(f"{folder / MANIFEST}: files: found {sorted(manifest.files)}, expected {expected}")
         contents = {name: _verified(folder / name, record) for name, record in manifest.files.items()}
-        for name in (WEIGHTS, TOKENIZER):
-            if name not in contents:
-                raise BundleError(f"{folder / MANIFEST}: names no {name}")
         try:
             tokenizer = TextTokenizer.from_json(contents[TOKENIZER].decode("utf-8"))
         except (ConfigError, UnicodeDecodeError) as error:
             raise BundleError(f"{folder / TOKENIZER}: {error}") from error
-        return cls(manifest=manifest, tokenizer=tokenizer, weights=load(contents[WEIGHTS]))
+        try:
+            weights = load(contents[WEIGHTS])
+        except SafetensorError as error:
+            raise BundleError(f"{folder / WEIGHTS}: {error}") from error
+        return cls(manifest=manifest, tokenizer=tokenizer, weights=weights)
 
     def save(self, folder: Path) -> Manifest:
         """Write the bundle, replacing an older bundle of that path; the manifest with the files' digests.
+
+        A link is followed. A killed save may leave its hidden folder beside the path: nothing reads it, and as another
+        save may be at work in it, it is not swept away.
 
         Raises:
             BundleError: the path is taken by something that is not a bundle.
         """
         from safetensors.torch import save
 
+        folder = folder.resolve()
         if folder.exists() and not (folder / MANIFEST).is_file():
             raise BundleError(f"{folder}: exists and is not a bundle; expected a new path or an older bundle")
         folder.parent.mkdir(parents=True, exist_ok=True)

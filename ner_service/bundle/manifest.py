@@ -51,10 +51,14 @@ class Manifest:
     files: Mapping[str, FileRecord] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if not self.labels or len(set(self.labels)) != len(self.labels):
+            raise ValueError(f"labels are {list(self.labels)}, expected at least one, and each once")
         if set(self.thresholds) != set(self.labels):
             raise ValueError(
                 f"thresholds for {sorted(self.thresholds)}, expected one for each of {sorted(self.labels)}"
             )
+        if not all(0 <= threshold <= 1 for threshold in self.thresholds.values()):
+            raise ValueError(f"thresholds are {dict(self.thresholds)}, expected probabilities")
         if self.calibration is not None and len(self.calibration.slopes) != len(self.labels):
             raise ValueError(f"calibration of {len(self.calibration.slopes)} labels, expected {len(self.labels)}")
 

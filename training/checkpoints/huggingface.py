@@ -59,7 +59,15 @@ def load_checkpoint(name: str) -> ForeignEncoder:
         ) from error
     if not fast.is_fast:
         raise ConfigError(f"model.start_from: the tokenizer of {name!r} has no fast form; expected a tokenizer.json")
+    if len(fast) <= len(fast.all_special_tokens):
+        # Where a folder has no tokenizer at all, transformers makes one that knows nothing.
+        raise ConfigError(f"model.start_from: {name!r} has no tokenizer; expected a tokenizer.json or a vocabulary")
     tokenizer = TextTokenizer.from_json(fast.backend_tokenizer.to_str())
+    if tokenizer.vocab_size > foreign.vocab_size:
+        raise ConfigError(
+            f"model.start_from: the tokenizer of {name!r} has {tokenizer.vocab_size} tokens, "
+            f"expected at most the {foreign.vocab_size} that its encoder knows"
+        )
     if foreign.model_type == "roformer":
         config = roformer_config(foreign)
         weights = roformer_weights(model.state_dict())
