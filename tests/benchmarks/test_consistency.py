@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from click.testing import Result
 from typer import Typer
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from benchmarks.consistency import (
     MOST_TEXTS,
