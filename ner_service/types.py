@@ -37,7 +37,8 @@ class Document:
 
     `annotated` names the labels that the annotators looked for; None means every label. A label outside it is
     neither present nor absent: no negative in training, no false positive in evaluation.
-    `flat` says that the annotators marked outermost mentions alone: a span inside a mention is no negative in training.
+    `flat` says that the annotators marked outermost mentions alone: a span inside a mention of another label is neither
+    present nor absent, in training.
     `metadata` holds whatever else the file said of the text.
     """
 

@@ -20,7 +20,7 @@ class SourceConfig:
 
     `labels` renames the file's labels; where it is given, labels that it does not name are dropped. `annotated` names
     the labels (after renaming) that the annotators looked for; left out, those that `labels` maps to, or else all.
-    `flat` says that only outermost mentions are annotated: what lies inside one is then no negative.
+    `flat` says that only outermost mentions are annotated: what lies inside a mention of another label is no negative.
     `where` keeps the documents whose metadata has one of the listed values.
     """
 

@@ -17,13 +17,13 @@ from ner_service.types import Document, Encoding, Entity, LabelSet, Window, Wind
 class Example:
     """A window with its gold cells (label index, first token, last token) and the labels that it is annotated for.
 
-    `closed` are the mentions (first token, last token) of a flat document: of spans inside them nothing is known.
+    `flat` says that spans of another label inside a gold one were not looked for.
     """
 
     encoding: Encoding
     cells: tuple[tuple[int, int, int], ...]
     annotated: tuple[bool, ...]
-    closed: tuple[tuple[int, int], ...] = ()
+    flat: bool = False
 
     def __len__(self) -> int:
         return len(self.encoding)
@@ -50,9 +50,7 @@ def examples_of(
     for window in windows:
         cells = _cells(window, entities, labels)
         placed.update(cells)
-        gold = tuple(sorted(set(cells.values())))
-        closed = tuple((first, last) for _, first, last in gold) if document.flat else ()
-        examples.append(Example(window.encoding, gold, annotated, closed))
+        examples.append(Example(window.encoding, tuple(sorted(set(cells.values()))), annotated, document.flat))
     lost = [Unrepresentable(document, e, _reason(e, windows)) for e in entities if e not in placed]
     return examples, lost
 

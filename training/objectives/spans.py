@@ -1,8 +1,7 @@
 """Recognition: the multi-label loss over every span of a text, label by label.
 
-A label that a document is not annotated for takes no part in the loss of that document, nor do the spans inside the
-mentions of a flat document. Shapes: B texts, C labels,
-P positives of a text and label.
+A label that a document is not annotated for takes no part in the loss of that document, nor does a span inside a
+mention of another label in a flat document. Shapes: B texts, C labels, L tokens, P positives of a text and label.
 """
 
 from __future__ import annotations
@@ -63,8 +62,8 @@ class SpansObjective:
         inputs = pad([example.encoding.token_ids for example in batch], self.tokenizer.pad_id, self.device)
         with self.autocast():
             scores_BCLL = self.model(inputs)
-        unknown_BLL = unknown_cells(batch, scores_BCLL.shape[-1]).to(self.device)
-        scores_BCLL = scores_BCLL.masked_fill(unknown_BLL[:, None], -torch.inf)
+        unknown_BCLL = unknown_cells(batch, len(self.labels), scores_BCLL.shape[-1]).to(self.device)
+        scores_BCLL = scores_BCLL.masked_fill(unknown_BCLL, -torch.inf)
         positive_BCP = positive_cells(batch, len(self.labels), scores_BCLL.shape[-1]).to(self.device)
         annotated_BC = torch.tensor([example.annotated for example in batch], device=self.device)
         return (sparse_zlpr(scores_BCLL, positive_BCP) * annotated_BC).sum()
@@ -80,12 +79,14 @@ def positive_cells(batch: Sequence[Example], num_labels: int, length: int) -> Te
     return torch.tensor([[row + [-1] * (longest - len(row)) for row in text] for text in cells])
 
 
-def unknown_cells(batch: Sequence[Example], length: int) -> Tensor:
-    """True at the cells strictly inside a closed mention, [B, L, L]."""
-    unknown_BLL = torch.zeros(len(batch), length, length, dtype=torch.bool)
+def unknown_cells(batch: Sequence[Example], num_labels: int, length: int) -> Tensor:
+    """True at the cells of flat texts that lie inside mentions, all of another label than they, [B, C, L, L]."""
+    unknown_BCLL = torch.zeros(len(batch), num_labels, length, length, dtype=torch.bool)
+    known_BCLL = torch.zeros_like(unknown_BCLL)
     for row, example in enumerate(batch):
-        for first, last in example.closed:
-            unknown_BLL[row, first : last + 1, first : last + 1] = True
-        for _, first, last in example.cells:
-            unknown_BLL[row, first, last] = False
-    return unknown_BLL
+        for label, first, last in example.cells if example.flat else ():
+            inside = slice(first, last + 1)
+            unknown_BCLL[row, :, inside, inside] = True
+            known_BCLL[row, label, inside, inside] = True
+            known_BCLL[row, :, first, last] = True
+    return unknown_BCLL & ~known_BCLL

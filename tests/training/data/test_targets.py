@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -158,7 +159,9 @@ def test_what_is_lost_stays_in_the_denominator_of_recall() -> None:
     assert (micro.precision, micro.recall) == (1.0, 0.75)
 
 
-def test_flat_documents_close_their_mentions() -> None:
+def test_windows_of_flat_documents_are_flat() -> None:
     document = Document("李雷去了上海", (Entity(0, 2, "person"), Entity(4, 6, "place")), flat=True)
     [example], _ = examples_of(document, tokenizer(), LIMITS, NAMES)
-    assert example.closed == ((1, 2), (5, 6))
+    assert example.flat
+    [nested], _ = examples_of(replace(document, flat=False), tokenizer(), LIMITS, NAMES)
+    assert not nested.flat
