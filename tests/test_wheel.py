@@ -87,7 +87,8 @@ def test_the_service_wheel_holds_the_service_alone(service_wheel: zipfile.ZipFil
 
 def test_the_service_wheel_says_what_it_needs(service_wheel: zipfile.ZipFile) -> None:
     assert metadata(service_wheel)["Version"] == ner_service.__version__
-    assert requirements(service_wheel) == {"numpy", "rich", "safetensors", "tokenizers", "torch", "typer"}
+    base = {"numpy", "rich", "safetensors", "tokenizers", "torch", "typer", "typing-extensions"}
+    assert requirements(service_wheel) == base
     extras = {"dev", "huggingface", "serve", "train"}
     assert set(metadata(service_wheel).get_all("Provides-Extra", [])) == extras
     assert requirements(service_wheel, "huggingface") == {"transformers"}
