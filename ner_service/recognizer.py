@@ -14,7 +14,7 @@ import torch
 
 from ner_service.bundle import Bundle
 from ner_service.decoding import Calibration, Candidates, apply_overlap, decode
-from ner_service.errors import BundleError, NerServiceError, TooManyCandidatesError
+from ner_service.errors import BundleError, ConfigError, NerServiceError, TooManyCandidatesError
 from ner_service.model.heads import Cells
 from ner_service.model.span_model import SpanModel
 from ner_service.text.planning import plan_groups
@@ -153,9 +153,15 @@ class Recognizer:
 
 
 def pick_device(name: str) -> torch.device:
-    """The torch device of a setting: auto takes a GPU where there is one."""
+    """The torch device of a setting: auto takes a GPU where there is one.
+
+    Raises:
+        ConfigError: a GPU is asked for and there is none.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+    elif name.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigError(f"device: found no GPU, expected one for {name!r}")
     return torch.device(name)
 
 

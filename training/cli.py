@@ -18,7 +18,7 @@ from rich.console import Console
 from ner_service.bundle import Bundle
 from ner_service.errors import ConfigError, NerServiceError
 from ner_service.formats import FORMATS, read_documents
-from ner_service.recognizer import Recognizer
+from ner_service.recognizer import Recognizer, pick_device
 from training.config import load_run
 from training.evaluation import evaluate
 from training.loop import train as run_loop
@@ -65,9 +65,8 @@ def train(
     """Train a model and write its bundle."""
     with _refusals():
         run = load_run(config, settings or [])
-        accelerator = Accelerator(cpu=run.device == "cpu", mixed_precision="bf16" if run.precision == "bf16" else "no")
-        if run.device == "cuda" and accelerator.device.type != "cuda":
-            raise ConfigError("device: found no GPU, expected one for 'cuda'")
+        cpu = pick_device(run.device).type == "cpu"
+        accelerator = Accelerator(cpu=cpu, mixed_precision="bf16" if run.precision == "bf16" else "no")
         setup = prepare(run, config.parent, data or config.parent)
         _show_lost(setup, accelerator)
         state = _start(setup, accelerator, output, resume)
