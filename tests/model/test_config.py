@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
@@ -18,13 +19,13 @@ from ner_service.model.config import (
 )
 from ner_service.records import structure, unstructure
 
-SIZES = {"vocab_size": 9, "hidden_size": 12, "num_layers": 1, "num_heads": 2, "intermediate_size": 8}
+SIZES: dict[str, Any] = {"vocab_size": 9, "hidden_size": 12, "num_layers": 1, "num_heads": 2, "intermediate_size": 8}
 
 
 @pytest.mark.parametrize(
     "encoder",
     [
-        RoFormerConfig(**SIZES, embedding_size=4, activation="relu", rotary_value=True),  # type: ignore[arg-type]
+        RoFormerConfig(**SIZES, embedding_size=4, activation="relu", rotary_value=True),
         RoFormerV2Config(**SIZES),
         HuggingFaceConfig(model_type="bert", config={"hidden_size": 8, "layer_types": ["full_attention"]}),
     ],

@@ -47,12 +47,16 @@ def save(model: PreTrainedModel, bundle: Bundle, folder: Path) -> Path:
 def roformer(bundle: Bundle, **changes: object) -> RoFormerModel:
     torch.manual_seed(0)
     config = RoFormerConfig(**{**SIZES, "vocab_size": bundle.tokenizer.vocab_size, "embedding_size": 8, **changes})
-    return RoFormerModel(config).eval()
+    model = RoFormerModel(config)
+    model.eval()
+    return model
 
 
 def bert(bundle: Bundle) -> BertModel:
     torch.manual_seed(0)
-    return BertModel(BertConfig(**SIZES, vocab_size=bundle.tokenizer.vocab_size)).eval()
+    model = BertModel(BertConfig(**SIZES, vocab_size=bundle.tokenizer.vocab_size))
+    model.eval()
+    return model
 
 
 @pytest.mark.parametrize("architecture", [roformer, bert])
@@ -105,11 +109,18 @@ def test_a_folder_that_is_not_there_is_named() -> None:
         load_checkpoint("/nowhere/at/all")
 
 
-def test_a_folder_without_a_fast_tokenizer_is_refused(tiny_bundle: Bundle, tmp_path: Path) -> None:
+def test_a_folder_without_a_tokenizer_is_refused(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    """Left alone, transformers goes on with five special tokens and reads every text as unknown."""
     folder = save(bert(tiny_bundle), tiny_bundle, tmp_path / "checkpoint")
     for path in folder.glob("*token*"):
         path.unlink()
-    with pytest.raises(ConfigError, match=r"model\.start_from"):
+    with pytest.raises(ConfigError, match=r"has no tokenizer; expected a tokenizer\.json or a vocabulary"):
+        load_checkpoint(str(folder))
+
+
+def test_a_tokenizer_of_another_model_is_refused(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    folder = save(roformer(tiny_bundle, vocab_size=40), tiny_bundle, tmp_path / "checkpoint")
+    with pytest.raises(ConfigError, match=f"has {tiny_bundle.tokenizer.vocab_size} tokens, expected at most the 40"):
         load_checkpoint(str(folder))
 
 

@@ -31,7 +31,8 @@ def foreign_model(*, embedding_size: int = 16, rotary_value: bool = False, activ
         rotary_value=rotary_value,
     )
     torch.manual_seed(0)
-    model = ForeignModel(config).eval()
+    model = ForeignModel(config)
+    model.eval()
     for parameter in model.parameters():
         if parameter.requires_grad:
             torch.nn.init.normal_(parameter, std=0.5)
