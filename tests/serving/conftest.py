@@ -54,9 +54,7 @@ def _serve(recognizer: FakeRecognizer | None = None, **overrides: object) -> Ite
     settings = Settings(model=Path("unused"), **overrides)  # type: ignore[arg-type]
     deaths: list[str] = []
     recognizer, metrics = recognizer or FakeRecognizer(), Metrics()
-    model = ServedModel(
-        recognizer, settings=settings, metrics=metrics, on_death=lambda: deaths.append("died")
-    )
+    model = ServedModel(recognizer, settings=settings, metrics=metrics, on_death=lambda: deaths.append("died"))
     metrics.model_served(model.digest, "float32")
     with TestClient(build_app(settings, Registry(model), metrics)) as client:
         service = Service(client, recognizer, model, deaths)
