@@ -12,8 +12,8 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
 from typing_extensions import TypedDict
 
-from ner_service.serving.problems import FieldFault, InvalidFieldError, ItemProblem, TooLargeError
 from ner_service.replies import EntityReply
+from ner_service.serving.problems import FieldFault, InvalidFieldError, ItemProblem, TooLargeError
 from ner_service.types import OffsetUnit, OverlapPolicy, RecognizeOptions
 
 # Pydantic puts these into the place of a fault; `_pointer` takes them out again.

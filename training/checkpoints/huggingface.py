@@ -59,6 +59,11 @@ def load_checkpoint(name: str) -> ForeignEncoder:
         ) from error
     if not fast.is_fast:
         raise ConfigError(f"model.start_from: the tokenizer of {name!r} has no fast form; expected a tokenizer.json")
+    if type(fast).__name__.startswith("RoFormerTokenizer"):
+        raise ConfigError(
+            f"model.start_from: {name!r} cuts texts into words by a program of its own, which no tokenizer.json holds; "
+            "expected a character model, such as junnyu/roformer_chinese_char_base"
+        )
     if len(fast) <= len(fast.all_special_tokens):
         # Where a folder has no tokenizer at all, transformers makes one that knows nothing.
         raise ConfigError(f"model.start_from: {name!r} has no tokenizer; expected a tokenizer.json or a vocabulary")
