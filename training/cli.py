@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -19,8 +19,9 @@ from ner_service.bundle import Bundle
 from ner_service.errors import ConfigError, NerServiceError
 from ner_service.formats import FORMATS, read_documents
 from ner_service.recognizer import Recognizer, pick_device
+from ner_service.types import Document
 from training.config import load_run
-from training.evaluation import evaluate
+from training.evaluation import Score, compare, evaluate, predict
 from training.loop import train as run_loop
 from training.loop import weights_of
 from training.preparation import Setup, prepare
@@ -144,18 +145,26 @@ def _export(setup: Setup, state: State, device: torch.device, folder: Path) -> d
     """Write the best epoch's bundle; its metrics, and the F1 of the last epoch beside them."""
     last = state.history[-1]
     draft = setup.bundle(state.best_weights or weights_of(state.model), {})
-    best = evaluate(Recognizer(draft, device), setup.corpus.dev)
+    recognizer = Recognizer(draft, device)
+    best = evaluate(recognizer, setup.corpus.dev)
     lost = setup.unrepresentable()
+    sources = sorted({str(document.metadata["source"]) for document in setup.corpus.dev})
     metrics: dict[str, object] = {
         "best_epoch": state.best.epoch + 1 if state.best else 0,
         "last_epoch_f1": last.f1,
         "unrepresentable_entities": len(lost),
         **best.as_dict(),
+        "sources": {source: _of_source(recognizer, setup.corpus.dev, source).as_dict() for source in sources},
         "history": {str(record.epoch + 1): {"loss": record.loss, "f1": record.f1} for record in state.history},
     }
     setup.bundle(draft.weights, metrics).save(folder)
     console.print(score_table(best))
     return metrics
+
+
+def _of_source(recognizer: Recognizer, documents: Sequence[Document], source: str) -> Score:
+    own = [document for document in documents if document.metadata["source"] == source]
+    return compare(own, predict(recognizer, own)).micro
 
 
 def _show_lost(setup: Setup, accelerator: Accelerator) -> None:

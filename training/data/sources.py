@@ -53,7 +53,7 @@ def read_corpus(config: DataConfig, folder: Path) -> Corpus:
 
 
 def read_source(source: SourceConfig, folder: Path) -> Iterator[Document]:
-    """Documents of one source, labels renamed, documents chosen."""
+    """Documents of one source, labels renamed, documents chosen; their metadata names it under "source"."""
     for document in read_documents(folder / source.path, source.format):
         if all(document.metadata.get(key) in values for key, values in source.where.items()):
             yield _relabel(document, source)
@@ -88,7 +88,10 @@ def _relabel(document: Document, source: SourceConfig) -> Document:
         annotated = frozenset(source.annotated)
     elif source.labels is not None:
         annotated = frozenset(source.labels.values())
-    return replace(document, entities=tuple(entities), annotated=annotated, flat=document.flat or source.flat)
+    metadata = {**document.metadata, "source": source.path}
+    return replace(
+        document, entities=tuple(entities), annotated=annotated, flat=document.flat or source.flat, metadata=metadata
+    )
 
 
 def _listed(labels: LabelSet) -> str:
