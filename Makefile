@@ -9,7 +9,8 @@ MODEL ?= models/starter
 PORT ?= 8000
 BASE ?=
 IMAGE ?= ner-service
-ONLY ?= *
+NAME ?= candidates
+ARGS ?=
 
 BIN := .venv/bin
 READY := .venv/.ready
@@ -44,9 +45,8 @@ test: $(READY)  ## run the tests
 serve: $(READY)  ## serve a bundle (MODEL=models/starter PORT=8000)
 	NER_MODEL=$(MODEL) $(BIN)/ner-service serve --port $(PORT)
 
-bench: $(READY)  ## run the benchmarks (ONLY=name for one of them)
-	@for name in $(filter-out __init__,$(basename $(notdir $(wildcard benchmarks/$(ONLY).py)))); do \
-		echo "== $$name"; $(BIN)/python -m benchmarks.$$name || exit; done
+bench: $(READY)  ## run a benchmark (NAME=candidates ARGS=...; benchmarks/README.md lists them)
+	$(BIN)/python -m benchmarks.$(NAME) $(ARGS)
 
 golden: $(READY)  ## rewrite the golden files; read the difference before you commit it
 	$(BIN)/python -m tests.golden
