@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from ner_service.errors import UnknownLabelError
+from ner_service.errors import ConfigError, UnknownLabelError
 
 OffsetUnit = Literal["codepoint", "utf16", "utf8"]
 OverlapPolicy = Literal["all", "nested", "flat", "longest"]
@@ -139,12 +139,21 @@ class RecognizeOptions:
     """What a caller may ask of the model. Probabilities throughout; precedence: `label_thresholds`, `threshold`, model.
 
     `labels` None means all; the selection happens before the overlap policy.
+
+    Raises:
+        ConfigError: a threshold that is no probability.
     """
 
     labels: frozenset[str] | None = None
     threshold: float | None = None
     label_thresholds: Mapping[str, float] = field(default_factory=dict)
     overlap: OverlapPolicy = "all"
+
+    def __post_init__(self) -> None:
+        given = {"threshold": self.threshold, **self.label_thresholds}
+        for name, threshold in given.items():
+            if threshold is not None and not 0.0 <= threshold <= 1.0:
+                raise ConfigError(f"{name}: found {threshold}, expected a probability, 0 to 1")
 
 
 @dataclass(frozen=True, slots=True)
