@@ -22,6 +22,7 @@ from ner_service.formats.inputs import Input, read_inputs
 from ner_service.recognizer import Recognizer
 from ner_service.records import unstructure
 from ner_service.replies import entity_replies
+from ner_service.terminal import console, refusals, say
 from ner_service.text.offsets import OffsetConverter
 from ner_service.types import OffsetUnit, OverlapPolicy, RecognizeOptions
 
@@ -31,7 +32,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-console = Console(stderr=True)
 
 TEXTS_AT_ONCE = 64
 
@@ -45,7 +45,7 @@ def serve(
     port: Annotated[int | None, typer.Option(help="Port to listen on; else NER_PORT or 8000.")] = None,
 ) -> None:
     """Serve a bundle over HTTP until SIGTERM. Every other setting is a variable NER_..., see docs/serving.md."""
-    with _refusals():
+    with refusals():
         try:
             from pydantic import ValidationError
 
@@ -79,7 +79,7 @@ def recognize(
     device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where the model runs.")] = "auto",
 ) -> None:
     """Recognise the entities of texts; one JSON result a line, in the order of the texts."""
-    with _refusals():
+    with refusals():
         if resume and output is None:
             raise ConfigError("--resume: found no --output, expected the file to go on with")
         recognizer = Recognizer.load(model, device)
@@ -91,7 +91,7 @@ def recognize(
             results = _results(recognizer, inputs, options, offset_unit)
             failed = sum(_write(result, file) for result in _shown(results, quiet=output is None))
         if failed:
-            _say(f"{failed} without an answer; the results say why")
+            say(f"{failed} without an answer; the results say why")
             raise typer.Exit(1)
 
 
@@ -101,7 +101,7 @@ def inspect(
     as_json: Annotated[bool, typer.Option("--json", help="Print the manifest instead of the model card.")] = False,
 ) -> None:
     """Verify a bundle, every file by its digest, and show what it is."""
-    with _refusals():
+    with refusals():
         manifest = Bundle.load(bundle).manifest
         if as_json:
             print(json.dumps(unstructure(manifest), ensure_ascii=False, indent=2))
@@ -168,23 +168,3 @@ def _results_file(path: Path | None, *, append: bool) -> Iterator[TextIO]:
         return
     with path.open("a" if append else "w", encoding="utf-8") as file:
         yield file
-
-
-@contextmanager
-def _refusals() -> Iterator[None]:
-    """A fault of the caller's is a message and exit code 1, never a stack trace."""
-    try:
-        yield
-    except NerServiceError as error:
-        _say(f"error: {error}", style="red")
-        raise typer.Exit(1) from error
-    except BrokenPipeError:
-        raise  # the reader of our results has had enough: typer ends quietly
-    except OSError as error:
-        _say(f"error: {error.filename}: {error.strerror}", style="red")
-        raise typer.Exit(1) from error
-
-
-def _say(message: str, style: str = "") -> None:
-    """A line on standard error, never wrapped: paths in it are to be copied."""
-    console.print(message, style=style, markup=False, highlight=False, soft_wrap=True)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -16,9 +15,10 @@ from accelerate import Accelerator
 from rich.console import Console
 
 from ner_service.bundle import Bundle
-from ner_service.errors import ConfigError, NerServiceError
+from ner_service.errors import ConfigError
 from ner_service.formats import FORMATS, read_documents
 from ner_service.recognizer import Recognizer, pick_device
+from ner_service.terminal import console, refusals, say
 from ner_service.types import Document
 from training.config import load_run
 from training.evaluation import Score, compare, evaluate, predict
@@ -36,7 +36,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-console = Console(stderr=True)
 
 SNAPSHOT = "snapshot.pt"
 SNAPSHOT_EVERY_S = 60.0
@@ -49,9 +48,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs inst
 @app.command()
 def init(folder: Annotated[Path, typer.Argument(help="A new folder.")]) -> None:
     """Write a run and sample data that train in a minute, to start from."""
-    with _refusals():
+    with refusals():
         run = write_sample(folder)
-        _say(f"Wrote {folder}. Next: ner-train train {run} -o {folder / 'run'}")
+        say(f"Wrote {folder}. Next: ner-train train {run} -o {folder / 'run'}")
 
 
 @app.command()
@@ -64,7 +63,7 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Train a model and write its bundle."""
-    with _refusals():
+    with refusals():
         run = load_run(config, settings or [])
         cpu = pick_device(run.device).type == "cpu"
         accelerator = Accelerator(cpu=cpu, mixed_precision="bf16" if run.precision == "bf16" else "no")
@@ -76,7 +75,7 @@ def train(
             metrics = _export(setup, state, accelerator.device, output / BUNDLE)
             if as_json:
                 print(json.dumps(metrics, ensure_ascii=False))
-            _say(f"Wrote {output / BUNDLE}. Next: ner-service serve --model {output / BUNDLE}")
+            say(f"Wrote {output / BUNDLE}. Next: ner-service serve --model {output / BUNDLE}")
 
 
 @app.command(name="evaluate")
@@ -88,7 +87,7 @@ def evaluate_command(
     as_json: Json = False,
 ) -> None:
     """Measure a bundle on annotated documents: strict precision, recall and F1."""
-    with _refusals():
+    with refusals():
         report = evaluate(Recognizer.load(bundle, device), list(read_documents(data, format)))
         if as_json:
             print(json.dumps(report.as_dict(), ensure_ascii=False))
@@ -105,7 +104,7 @@ def export(
     precision: Annotated[Literal["fp32", "fp16"], typer.Option(help="Precision of the stored weights.")] = "fp32",
 ) -> None:
     """Write a bundle under another name, version or precision of its weights."""
-    with _refusals():
+    with refusals():
         source = Bundle.load(bundle)
         manifest = source.manifest
         manifest = replace(manifest, name=name or manifest.name, version=version or manifest.version)
@@ -115,7 +114,7 @@ def export(
         }
         written = replace(source, manifest=manifest, weights=weights).save(output)
         num_bytes = sum(record.num_bytes for record in written.files.values())
-        _say(f"Wrote {output}: {num_bytes / 2**20:.1f} MiB")
+        say(f"Wrote {output}: {num_bytes / 2**20:.1f} MiB")
 
 
 def _start(setup: Setup, accelerator: Accelerator, output: Path, resume: bool) -> State:
@@ -171,26 +170,6 @@ def _show_lost(setup: Setup, accelerator: Accelerator) -> None:
     lost = setup.unrepresentable()
     if lost and accelerator.is_main_process:
         console.print(lost_table(lost))
-
-
-@contextmanager
-def _refusals() -> Iterator[None]:
-    """A fault of the caller's is a message and exit code 1, never a stack trace."""
-    try:
-        yield
-    except NerServiceError as error:
-        _say(f"error: {error}", style="red")
-        raise typer.Exit(1) from error
-    except BrokenPipeError:
-        raise  # the reader of our results has had enough: typer ends quietly
-    except OSError as error:
-        _say(f"error: {error.filename}: {error.strerror}", style="red")
-        raise typer.Exit(1) from error
-
-
-def _say(message: str, style: str = "") -> None:
-    """A line on standard error, never wrapped: paths in it are to be copied."""
-    console.print(message, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":
