@@ -131,6 +131,8 @@ def candidates(projection: Projection, cutoff_C: Tensor) -> Cells:
     The set is that of `scores(...) > cutoff`, found without the grid. A cut-off of +inf switches a label off at no
     cost. Cells come in ascending order of (label, start, end).
     """
+    if not projection.query.shape[2]:
+        return _concatenate([], projection.query)
     if projection.start is not None and projection.end is not None:
         core_LL = projection.query[0, 0] @ projection.key[0, 0].T
         core_LL += _below_diagonal(len(core_LL), core_LL)
@@ -147,19 +149,24 @@ def _turn(query_key_BLGQK: Tensor, position_BL: Tensor, rotary: bool) -> Tensor:
 
 
 def _candidates_factored(core_LL: Tensor, start_CL: Tensor, end_CL: Tensor, cutoff_C: Tensor) -> Cells:
-    """In W columns of row i a label can fire only if their best core + start_ci + their best end is above its cut-off.
+    """Row i of label c can fire only if max_j core_ij + start_ci + max_{j >= i} end_cj is above the label's cut-off.
 
-    The bound is summed in the order of the scores, and rounding never turns two sums round: no cell is lost to it.
+    In rows that can, the same bound over W columns at a time says which blocks are looked at. Bounds are summed in the
+    order of the scores, and rounding never turns two sums round: no cell is lost to it.
     """
     core_LJW, end_CJW = _blocks(core_LL), _blocks(end_CL)
     best_core_LJ, best_end_CJ = core_LJW.amax(-1), end_CJW.amax(-1)
+    end_from_CL = end_CL.flip(-1).cummax(-1).values.flip(-1)
+    bound_CL = best_core_LJ.amax(-1) + start_CL + end_from_CL
     found = []
-    for labels in _wanted(cutoff_C).split(_at_once(best_core_LJ.numel())):
-        bound_CLJ = best_core_LJ + start_CL[labels, :, None] + best_end_CJ[labels, None]
-        blocks = (bound_CLJ > cutoff_C[labels, None, None]).nonzero()
-        for label, row, block in (part.unbind(-1) for part in blocks.split(_at_once(COLUMNS_OF_BOUND))):
-            label = labels[label]
-            score_NW = core_LJW[row, block] + start_CL[label, row, None] + end_CJW[label, block]
+    for rows in (bound_CL > cutoff_C[:, None]).nonzero().split(_at_once(best_core_LJ.shape[-1])):
+        label_R, row_R = rows.unbind(-1)
+        start_R = start_CL[label_R, row_R]
+        bound_RJ = best_core_LJ[row_R] + start_R[:, None] + best_end_CJ[label_R]
+        blocks = (bound_RJ > cutoff_C[label_R, None]).nonzero()
+        for of_R, block in (part.unbind(-1) for part in blocks.split(_at_once(COLUMNS_OF_BOUND))):
+            label, row = label_R[of_R], row_R[of_R]
+            score_NW = core_LJW[row, block] + start_R[of_R, None] + end_CJW[label, block]
             hit, column = (score_NW > cutoff_C[label, None]).nonzero().unbind(-1)
             end = block[hit] * COLUMNS_OF_BOUND + column
             found.append(Cells(label[hit], row[hit], end, score_NW[hit, column]))
