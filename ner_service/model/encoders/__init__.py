@@ -6,6 +6,7 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
+from ner_service.errors import ConfigError
 from ner_service.model.batch import Batch
 from ner_service.model.config import EncoderConfig, HuggingFaceConfig, RoFormerConfig, RoFormerV2Config
 
@@ -19,7 +20,11 @@ class Encoder(Protocol):
 
 
 def build_encoder(config: EncoderConfig) -> nn.Module:
-    """The encoder of a configuration, with random weights; it fulfils `Encoder`."""
+    """The encoder of a configuration, with random weights; it fulfils `Encoder`.
+
+    Raises:
+        ConfigError: a foreign encoder where transformers is not installed.
+    """
     match config:
         case RoFormerConfig():
             from ner_service.model.encoders.roformer import RoFormer
@@ -30,8 +35,12 @@ def build_encoder(config: EncoderConfig) -> nn.Module:
 
             return RoFormerV2(config)
         case HuggingFaceConfig():
-            from ner_service.model.encoders.huggingface import HuggingFaceEncoder
-
+            try:
+                from ner_service.model.encoders.huggingface import HuggingFaceEncoder
+            except ModuleNotFoundError as error:
+                raise ConfigError(
+                    f"found no {error.name}, expected it: pip install 'ner-service[huggingface]'"
+                ) from None
             return HuggingFaceEncoder(config)
 
 

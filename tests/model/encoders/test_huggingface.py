@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from transformers import AutoConfig, AutoModel
 from ner_service.errors import ConfigError
 from ner_service.model.batch import pack, pad
 from ner_service.model.config import HuggingFaceConfig
+from ner_service.model.encoders import build_encoder
 from ner_service.model.encoders.huggingface import HuggingFaceEncoder
 
 SMALL: dict[str, Any] = {
@@ -70,3 +72,10 @@ def test_an_encoder_with_a_decoder_is_refused() -> None:
     config = HuggingFaceConfig(model_type="t5", config={"vocab_size": 30, "d_model": 16, "num_layers": 1})
     with pytest.raises(ConfigError, match=r"model\.encoder\.model_type: found 't5'"):
         HuggingFaceEncoder(config)
+
+
+def test_without_transformers_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "ner_service.model.encoders.huggingface", raising=False)
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(ConfigError, match=r"pip install 'ner-service\[huggingface\]'"):
+        build_encoder(HuggingFaceConfig(model_type="bert"))
