@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import uvicorn
 from selenium import webdriver
+from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.wait import WebDriverWait
@@ -70,7 +71,9 @@ class Page:
         return [element.text for element in self.driver.find_elements(By.CSS_SELECTOR, selector)]
 
     def wait(self, condition: Callable[[], Any]) -> None:
-        WebDriverWait(self.driver, 120).until(lambda _: condition())
+        # What a condition looks at may be drawn anew while it looks.
+        patient = WebDriverWait(self.driver, 120, ignored_exceptions=[StaleElementReferenceException])
+        patient.until(lambda _: condition())
 
     def ask(self, text: str) -> None:
         """Put a text into the box, as pasting does, and send it with the keyboard."""
