@@ -52,6 +52,7 @@ class Recognizer:
 
         Raises:
             BundleError: the bundle cannot be trusted or understood.
+            ConfigError: a GPU is asked for and there is none.
         """
         return cls(Bundle.load(folder), pick_device(device))
 

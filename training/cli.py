@@ -19,9 +19,9 @@ from ner_service.errors import ConfigError
 from ner_service.formats import FORMATS, read_documents
 from ner_service.recognizer import Recognizer, pick_device
 from ner_service.terminal import console, refusals, say
-from ner_service.types import Document
+from ner_service.types import Document, Entity
 from training.config import load_run
-from training.evaluation import Score, compare, evaluate, predict
+from training.evaluation import Score, compare, evaluate, full_report, predict
 from training.loop import train as run_loop
 from training.loop import weights_of
 from training.preparation import Setup, prepare
@@ -68,11 +68,13 @@ def train(
         cpu = pick_device(run.device).type == "cpu"
         accelerator = Accelerator(cpu=cpu, mixed_precision="bf16" if run.precision == "bf16" else "no")
         setup = prepare(run, config.parent, data or config.parent)
-        _show_lost(setup, accelerator)
+        lost = setup.unrepresentable()
+        if lost and accelerator.is_main_process:
+            console.print(lost_table(lost))
         state = _start(setup, accelerator, output, resume)
         _run(setup, state, accelerator, output)
         if accelerator.is_main_process:
-            metrics = _export(setup, state, accelerator.device, output / BUNDLE)
+            metrics = _export(setup, state, accelerator.device, output / BUNDLE, len(lost))
             if as_json:
                 print(json.dumps(metrics, ensure_ascii=False))
             say(f"Wrote {output / BUNDLE}. Next: ner-service serve --model {output / BUNDLE}")
@@ -140,20 +142,20 @@ def _run(setup: Setup, state: State, accelerator: Accelerator, output: Path) -> 
             saved_s = time.monotonic()
 
 
-def _export(setup: Setup, state: State, device: torch.device, folder: Path) -> dict[str, object]:
+def _export(setup: Setup, state: State, device: torch.device, folder: Path, num_lost: int) -> dict[str, object]:
     """Write the best epoch's bundle; its metrics, and the F1 of the last epoch beside them."""
     last = state.history[-1]
     draft = setup.bundle(state.best_weights or weights_of(state.model), {})
-    recognizer = Recognizer(draft, device)
-    best = evaluate(recognizer, setup.corpus.dev)
-    lost = setup.unrepresentable()
-    sources = sorted({str(document.metadata["source"]) for document in setup.corpus.dev})
+    dev = setup.corpus.dev
+    predictions = predict(Recognizer(draft, device), dev)
+    best = full_report(dev, predictions)
+    sources = sorted({str(document.metadata["source"]) for document in dev})
     metrics: dict[str, object] = {
         "best_epoch": state.best.epoch + 1 if state.best else 0,
         "last_epoch_f1": last.f1,
-        "unrepresentable_entities": len(lost),
+        "unrepresentable_entities": num_lost,
         **best.as_dict(),
-        "sources": {source: _of_source(recognizer, setup.corpus.dev, source).as_dict() for source in sources},
+        "sources": {source: _of_source(source, dev, predictions).as_dict() for source in sources},
         "history": {str(record.epoch + 1): {"loss": record.loss, "f1": record.f1} for record in state.history},
     }
     setup.bundle(draft.weights, metrics).save(folder)
@@ -161,15 +163,10 @@ def _export(setup: Setup, state: State, device: torch.device, folder: Path) -> d
     return metrics
 
 
-def _of_source(recognizer: Recognizer, documents: Sequence[Document], source: str) -> Score:
-    own = [document for document in documents if document.metadata["source"] == source]
-    return compare(own, predict(recognizer, own)).micro
-
-
-def _show_lost(setup: Setup, accelerator: Accelerator) -> None:
-    lost = setup.unrepresentable()
-    if lost and accelerator.is_main_process:
-        console.print(lost_table(lost))
+def _of_source(source: str, documents: Sequence[Document], predictions: Sequence[tuple[Entity, ...] | None]) -> Score:
+    pairs = zip(documents, predictions, strict=True)
+    own, found = zip(*(pair for pair in pairs if pair[0].metadata["source"] == source), strict=True)
+    return compare(own, found).micro
 
 
 if __name__ == "__main__":

@@ -87,8 +87,12 @@ class Report:
 
 
 def evaluate(recognizer: Recognizer, documents: Sequence[Document]) -> Report:
-    """Recognise every document's text and compare; for flat gold, ask seqeval too."""
-    predictions = predict(recognizer, documents)
+    """Recognise every document's text and report on it."""
+    return full_report(documents, predict(recognizer, documents))
+
+
+def full_report(documents: Sequence[Document], predictions: Sequence[tuple[Entity, ...] | None]) -> Report:
+    """`compare`, and for flat gold the answers under `overlap: flat` and seqeval's view of them."""
     report = compare(documents, predictions)
     if any(has_overlap(document.entities) for document in documents):
         return report
