@@ -1,0 +1,140 @@
+"""Pairs of sentences that mean the same: read from files, mined from raw text, put into batches.
+
+Knows no tokenizer and no objective.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from ner_service.errors import DataError
+from ner_service.formats.checks import check_unicode, parse_json, take
+from ner_service.formats.lines import Line, read_lines
+from training.data.texts import sentences
+
+MAX_SCORE = 5
+MIN_CHARACTERS = 5
+"""Letters and digits of a sentence worth mining: shorter ones ("Yes.", "谢谢。") are alike by chance."""
+REACH = 30
+"""How many sentences on a mined sentence may have its partner: the cost of a passage grows with its length alone."""
+
+_KEYS = ("a", "b", "label")
+_NO_LETTER = re.compile(r"[\W_]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two sentences; `label` is 0 or 1, or how alike they are from 0 to 5, or None where they are taken to be alike."""
+
+    first: str
+    second: str
+    label: float | None = None
+
+
+def read_pairs(path: Path) -> list[Pair]:
+    """The pairs of a file, plain or gzipped: a line each, `{"a", "b", "label"}`, the label optional.
+
+    Raises:
+        DataError: names the line, what was found and what was expected; or the file has no pair.
+    """
+    pairs = [_pair(line, parse_json(line, dict)) for line in read_lines(path) if line.text.strip()]
+    if not pairs:
+        raise DataError(path, None, 'found no pair, expected lines like {"a": "...", "b": "...", "label": 1}')
+    return pairs
+
+
+def positives(pairs: Iterable[Pair], threshold: float) -> list[Pair]:
+    """The pairs without a label, and those whose label is at least `threshold`."""
+    return [pair for pair in pairs if pair.label is None or pair.label >= threshold]
+
+
+def mine_pairs(paragraphs: Iterable[str], threshold: float) -> Iterator[Pair]:
+    """Pairs of sentences of one paragraph that have much in common; the most alike first, no sentence twice.
+
+    Two sentences are as alike as the sets of their character bigrams are by Jaccard, |A ∩ B| / |A ∪ B|, over letters and
+    digits without regard to case. They are a pair if that is at least `threshold`, unless all their letters and digits
+    are the same.
+
+    Source: RoFormer-Sim (article 8454), pairs of "sentences of one passage"; it gives neither the exact measure nor the
+    threshold. Bigrams are ours: single letters make any two English sentences look alike.
+    """
+    used: set[str] = set()
+    for paragraph in paragraphs:
+        by_letters: dict[str, str] = {}
+        for sentence in sentences(paragraph):
+            by_letters.setdefault(_letters(sentence), sentence)
+        unused = [key for key in by_letters if len(key) >= MIN_CHARACTERS and key not in used]
+        for first, second in _alike(unused, threshold):
+            if first not in used and second not in used:
+                used |= {first, second}
+                yield Pair(by_letters[first], by_letters[second])
+
+
+def pair_batches(pairs: Sequence[Pair], num_pairs: int, generator: random.Random) -> list[list[Pair]]:
+    """Batches of an epoch, `num_pairs` pairs each, in random order; no sentence is in two pairs of a batch.
+
+    Within a batch every other sentence counts as unlike, so a pair that shares a sentence with one of the batch goes to
+    a later batch. Only the last batches are smaller, where pairs run out or those that are left share a sentence. A
+    batch of one pair has nothing to tell it from and is dropped; no other pair is lost.
+    """
+    batches: list[list[Pair]] = []
+    earliest: dict[str, int] = {}  # the batch after the last one that has the sentence
+    first_open = 0
+    for pair in generator.sample(pairs, len(pairs)):
+        index = max(first_open, earliest.get(pair.first, 0), earliest.get(pair.second, 0))
+        while index < len(batches) and len(batches[index]) == num_pairs:
+            index += 1
+        if index == len(batches):
+            batches.append([])
+        batches[index].append(pair)
+        earliest[pair.first] = earliest[pair.second] = index + 1
+        while first_open < len(batches) and len(batches[first_open]) == num_pairs:
+            first_open += 1
+    return [batch for batch in batches if len(batch) > 1]
+
+
+def _pair(line: Line, record: dict[str, Any]) -> Pair:
+    for key in record:
+        if key not in _KEYS:
+            raise line.error(f"found the key {key!r}, expected {', '.join(map(repr, _KEYS))}")
+    return Pair(_sentence(line, record, "a"), _sentence(line, record, "b"), _label(line, record.get("label")))
+
+
+def _sentence(line: Line, record: dict[str, Any], key: str) -> str:
+    sentence = check_unicode(line, take(line, record, key, str), key)
+    if not sentence.strip():
+        raise line.error(f"{key}: found {sentence!r}, expected a sentence")
+    return sentence
+
+
+def _label(line: Line, value: Any) -> float | None:
+    if value is None:
+        return None
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= MAX_SCORE:
+        raise line.error(f"label: found {value!r}, expected 0 or 1, or a score from 0 to {MAX_SCORE}")
+    return float(value)
+
+
+def _letters(sentence: str) -> str:
+    return _NO_LETTER.sub("", sentence).casefold()
+
+
+def _alike(keys: Sequence[str], threshold: float) -> list[tuple[str, str]]:
+    """Pairs within reach whose similarity is at least `threshold`: the most alike first, then in the text's order."""
+    bigrams = [set(pairwise(key)) for key in keys]
+    found = []
+    for i, first in enumerate(bigrams):
+        for j, second in enumerate(bigrams[i + 1 : i + 1 + REACH], start=i + 1):
+            if min(len(first), len(second)) < threshold * max(len(first), len(second)):
+                continue  # the sizes alone keep the similarity below the threshold
+            num_shared = len(first & second)
+            similarity = num_shared / (len(first) + len(second) - num_shared)
+            if similarity >= threshold:
+                found.append((-similarity, i, j))
+    return [(keys[i], keys[j]) for _, i, j in sorted(found)]
