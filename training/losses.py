@@ -1,6 +1,6 @@
 """Losses as pure functions of tensors. Know no model, no batch, no label's name.
 
-Shapes: B texts, C labels, L tokens, P positives (padded).
+Shapes: B texts, C labels, L tokens, P positives (padded); N rows, E and F widths of a vector.
 """
 
 from __future__ import annotations
@@ -44,3 +44,63 @@ def soft_zlpr(score_NM: Tensor, target_NM: Tensor) -> Tensor:
     positive = (target_NM.log() - score).masked_fill(~allowed | (target_NM <= 0), -torch.inf)
     negative = (torch.log1p(-target_NM) + score).masked_fill(~allowed | (target_NM >= 1), -torch.inf)
     return torch.logsumexp(functional.pad(positive, (0, 1)), -1) + torch.logsumexp(functional.pad(negative, (0, 1)), -1)
+
+
+def partner_rows(num_rows: int) -> Tensor:
+    """The row that each row is to find: rows 2i and 2i + 1 are a pair. An index_N that is its own inverse.
+
+    Raises:
+        ValueError: an odd number of rows.
+    """
+    if num_rows % 2:
+        raise ValueError(f"found {num_rows} rows, expected pairs: an even number")
+    return torch.arange(num_rows) ^ 1
+
+
+def pair_contrast(vectors_NE: Tensor, scale: float) -> Tensor:
+    """Cross-entropy of finding a row's partner among all other rows by `scale` times the cosine: loss_N.
+
+    In single precision or wider, under autocast too. `scale` is the inverse of the temperature.
+
+    Raises:
+        ValueError: an odd number of rows.
+
+    Source: github.com/ZhuiyiTechnology/simbert.
+    """
+    partner_N = partner_rows(len(vectors_NE)).to(vectors_NE.device)
+    scores_NN = scale * _cosines(vectors_NE)
+    itself_NN = torch.eye(len(vectors_NE), dtype=torch.bool, device=vectors_NE.device)
+    scores_NN = scores_NN.masked_fill(itself_NN, torch.finfo(scores_NN.dtype).min)
+    return functional.cross_entropy(scores_NN, partner_N, reduction="none")
+
+
+def cosine_distillation(student_NE: Tensor, teacher_NF: Tensor) -> Tensor:
+    """Mean over all N^2 pairs of rows of the squared difference of their cosines: a scalar.
+
+    The widths may differ. In single precision or wider, under autocast too.
+
+    Source: kexue.fm/archives/8454 (RoFormer-Sim), without its weight of 100.
+    """
+    return (_cosines(student_NE) - _cosines(teacher_NF)).square().mean()
+
+
+def symmetric_kl(first: Tensor, second: Tensor) -> Tensor:
+    """(sigmoid(a) - sigmoid(b)) (a - b) for each cell: KL(p|q) + KL(q|p) of the two Bernoulli distributions.
+
+    Never negative, 0 where the logits are equal or both -inf. In single precision or wider.
+
+    Source: kexue.fm/archives/9039; R-Drop: Liang et al. 2021, arXiv 2106.14448.
+    """
+    masked = (first == -torch.inf) & (second == -torch.inf)
+    first, second = (_wide(logits).masked_fill(masked, 0.0) for logits in (first, second))
+    return (first.sigmoid() - second.sigmoid()) * (first - second)
+
+
+def _cosines(vectors_NE: Tensor) -> Tensor:
+    with torch.autocast(vectors_NE.device.type, enabled=False):
+        unit_NE = functional.normalize(_wide(vectors_NE), dim=-1)
+        return unit_NE @ unit_NE.T
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
