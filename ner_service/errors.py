@@ -6,6 +6,7 @@
     │   ├── TextTooLongError         text_too_long         over a limit that the caller knows
     │   ├── TooManyCandidatesError   too_many_candidates   a threshold so low that nearly every span is an answer
     │   ├── UnknownLabelError        unknown_label         a label that the model does not have
+    │   ├── MissingHeadError         missing_head          a task that the model has no head for
     │   ├── DataError                invalid_data          a data file: names file, line, the fault
     │   ├── ConfigError              invalid_config        a run or manifest: names the key, the fault
     │   └── BundleError              invalid_bundle        a model folder: incomplete, altered or foreign
@@ -60,6 +61,15 @@ class UnknownLabelError(CallerError):
         super().__init__(f"unknown label {label!r}; the model knows: {', '.join(known)}")
         self.label = label
         self.known = known
+
+
+class MissingHeadError(CallerError):
+    """The model was trained without the head that the task needs."""
+
+    code = "missing_head"
+
+    def __init__(self, head: str, found: tuple[str, ...]) -> None:
+        super().__init__(f"the model has no {head!r} head; it has: {', '.join(found)}")
 
 
 class DataError(CallerError):

@@ -14,9 +14,10 @@ import torch
 
 from ner_service.bundle import Bundle
 from ner_service.decoding import Calibration, Candidates, apply_overlap, decode
-from ner_service.errors import BundleError, ConfigError, NerServiceError, TooManyCandidatesError
+from ner_service.errors import BundleError, ConfigError, MissingHeadError, NerServiceError, TooManyCandidatesError
 from ner_service.model.heads import Cells
-from ner_service.model.span_model import SpanModel
+from ner_service.model.text_model import TextModel
+from ner_service.records import unstructure
 from ner_service.text.planning import plan_groups
 from ner_service.text.tokenizer import TextTokenizer
 from ner_service.text.windows import merge, split
@@ -39,7 +40,7 @@ class Recognizer:
         self.tokenizer: TextTokenizer = bundle.tokenizer
         self.calibration = bundle.manifest.calibration or Calibration.uncalibrated(len(self.labels))
         self.device = device
-        self.model = SpanModel(bundle.manifest.model, len(self.labels))
+        self.model = TextModel(bundle.manifest.model, len(self.labels))
         try:
             self.model.load_state_dict(bundle.weights)
         except RuntimeError as error:
@@ -79,7 +80,9 @@ class Recognizer:
 
         Raises:
             UnknownLabelError: a label that the model does not have.
+            MissingHeadError: the model finds no entities.
         """
+        self.require_head("spans")
         for name in [*(options.labels or ()), *options.label_thresholds]:
             self.labels.index(name)
         default = (
@@ -140,6 +143,11 @@ class Recognizer:
             else _attempt(self._answer, item, [next(stream) for _ in item], options)
             for item in texts_windows
         ]
+
+    def require_head(self, head: str) -> None:
+        found = unstructure(self.manifest.model.heads)
+        if head not in found:
+            raise MissingHeadError(head, tuple(found))
 
     def _answer(self, windows: list[Window], candidates: list[Candidates], options: RecognizeOptions) -> Recognition:
         num_tokens = sum(len(window.encoding) for window in windows)

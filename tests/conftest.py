@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, settings
 
 from ner_service.bundle import Bundle, Manifest
 from ner_service.model.config import HeadConfig, Heads, ModelConfig, RoFormerConfig
-from ner_service.model.span_model import SpanModel
+from ner_service.model.text_model import TextModel
 from ner_service.types import WindowLimits
 from training.data.tokenizer_training import train_tokenizer
 
@@ -65,7 +65,7 @@ def _random_weights(config: ModelConfig) -> dict[str, torch.Tensor]:
     """Weights wide enough that scores differ by whole logits, and terms low enough that most spans are none."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        weights = SpanModel(config, len(LABELS)).state_dict()
+        weights = TextModel(config, len(LABELS)).state_dict()
         for tensor in weights.values():
             if tensor.dim() == 2:
                 tensor.normal_(std=0.3)

@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
-from ner_service.model.span_model import SpanModel
+from ner_service.model.text_model import TextModel
 from training.evaluation import compare, predict
 from training.objectives.spans import SpansObjective
 from training.preparation import Setup
@@ -85,7 +85,7 @@ def _finish_epoch(setup: Setup, state: State, accelerator: Accelerator, num_step
     return record
 
 
-def _dev_f1(setup: Setup, model: SpanModel) -> float:
+def _dev_f1(setup: Setup, model: TextModel) -> float:
     return compare(setup.corpus.dev, predict(setup.recognizer(model), setup.corpus.dev)).micro.f1
 
 

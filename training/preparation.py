@@ -15,7 +15,7 @@ from ner_service.bundle import Bundle, Manifest
 from ner_service.bundle.manifest import MANIFEST
 from ner_service.errors import ConfigError
 from ner_service.model.config import EncoderConfig, Heads, ModelConfig
-from ner_service.model.span_model import SpanModel
+from ner_service.model.text_model import TextModel
 from ner_service.recognizer import Recognizer
 from ner_service.records import structure, unstructure
 from ner_service.text.tokenizer import TextTokenizer
@@ -37,10 +37,10 @@ class Setup:
     config: ModelConfig
     weights: Mapping[str, Tensor]
 
-    def build_model(self) -> SpanModel:
+    def build_model(self) -> TextModel:
         """The model at the start of the run. Where the labels are those of the start, their head comes along."""
         torch.manual_seed(self.run.seed)
-        model = SpanModel(self.config, len(self.corpus.labels))
+        model = TextModel(self.config, len(self.corpus.labels))
         missing, unknown = model.load_state_dict(self.weights, strict=False)
         if unknown or any(not name.startswith("spans.") for name in missing if self.weights):
             raise ConfigError(f"model.start_from: weights do not fit: unknown {unknown}, missing {missing}")

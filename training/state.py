@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ner_service.errors import ConfigError
-from ner_service.model.span_model import SpanModel
+from ner_service.model.text_model import TextModel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +26,7 @@ class EpochRecord:
 class State:
     """Model and optimiser, the place in the run, and the best weights so far."""
 
-    model: SpanModel
+    model: TextModel
     optimizer: torch.optim.Optimizer
     epoch: int = 0
     step: int = 0

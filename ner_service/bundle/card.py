@@ -5,23 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ner_service.bundle.manifest import Manifest
+from ner_service.records import unstructure
 
 
 def model_card(manifest: Manifest) -> str:
     """Markdown for the bundle's README."""
     encoder = manifest.model.encoder
-    calibrated = "calibrated on held-out texts" if manifest.calibration else "sigma(2s), not calibrated"
     parts = [
         f"# {manifest.name} (version {manifest.version})",
         manifest.description,
         f"Licence: {manifest.licence}" if manifest.licence else "",
-        "## What it finds",
-        _table(("label", "threshold"), [(label, f"{manifest.thresholds[label]:.2f}") for label in manifest.labels]),
-        f"Scores are probabilities: {calibrated}.",
+        *_findings(manifest),
         f"It reads {manifest.window.max_tokens} tokens at a time. Longer texts are read in overlapping windows; an "
         f"entity of up to {manifest.window.overlap_tokens} tokens is found wherever a window ends.",
         "## What it is",
-        f"Encoder `{encoder.kind}`, head `{manifest.model.heads.spans.kind}`.",
+        f"Encoder `{encoder.kind}`; heads: {', '.join(f'`{name}`' for name in unstructure(manifest.model.heads))}.",
         "## What was measured",
         _metrics(manifest.metrics) or "Nothing yet.",
         "## How it was made",
@@ -31,6 +29,18 @@ def model_card(manifest: Manifest) -> str:
         "```\nner-service serve --model FOLDER\nner-service recognize --model FOLDER TEXT_FILE\n```",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _findings(manifest: Manifest) -> list[str]:
+    """What it finds, if it has a head for that."""
+    if not manifest.labels:
+        return []
+    calibrated = "calibrated on held-out texts" if manifest.calibration else "sigma(2s), not calibrated"
+    return [
+        "## What it finds",
+        _table(("label", "threshold"), [(label, f"{manifest.thresholds[label]:.2f}") for label in manifest.labels]),
+        f"Scores are probabilities: {calibrated}.",
+    ]
 
 
 def _metrics(metrics: Mapping[str, object]) -> str:

@@ -51,8 +51,10 @@ class Manifest:
     files: Mapping[str, FileRecord] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not self.labels or len(set(self.labels)) != len(self.labels):
-            raise ValueError(f"labels are {list(self.labels)}, expected at least one, and each once")
+        if len(set(self.labels)) != len(self.labels):
+            raise ValueError(f"labels are {list(self.labels)}, expected each once")
+        if bool(self.labels) != (self.model.heads.spans is not None):
+            raise ValueError(f"labels are {list(self.labels)}, expected some where there is a `spans` head, else none")
         if set(self.thresholds) != set(self.labels):
             raise ValueError(
                 f"thresholds for {sorted(self.thresholds)}, expected one for each of {sorted(self.labels)}"

@@ -80,10 +80,45 @@ class HeadConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EmbeddingConfig:
+    """A vector a text: a linear map of the hidden state at position 0, `size` wide."""
+
+    size: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LanguageModelConfig:
+    """Logits over the vocabulary from hidden states, by the encoder's own token embeddings."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LatentConfig:
+    """The latent codes of UniVAE: one of `size` numbers for each of the last `num_latents` layers.
+
+    `posterior` is what a code is drawn from: von Mises-Fisher of concentration `kappa`, Gaussian, or nothing (UniAE).
+    """
+
+    num_latents: int
+    size: int = 16
+    posterior: Literal["vmf", "gaussian", "none"] = "vmf"
+    kappa: float = 32.0
+
+    def __post_init__(self) -> None:
+        if self.num_latents < 0 or self.size < 3 or self.kappa <= 0:
+            raise ValueError(
+                f"num_latents {self.num_latents}, size {self.size}, kappa {self.kappa}: expected 0 or more, 3 or more "
+                "and above 0"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Heads:
     """The heads that a model has, by name; its weights carry the same names."""
 
-    spans: HeadConfig
+    spans: HeadConfig | None = None
+    embedding: EmbeddingConfig | None = None
+    language_model: LanguageModelConfig | None = None
+    latent: LatentConfig | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

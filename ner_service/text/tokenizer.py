@@ -6,11 +6,12 @@ tokenizer may normalise, lower-case and drop characters as it likes. Knows no wi
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, decoders
 
 from ner_service.errors import ConfigError, InvalidTextError
 from ner_service.types import Encoding
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     import tokenizers
 
 _PAD_NAMES = ("[PAD]", "<pad>", "<|pad|>", "[pad]", "<PAD>")
+_MASK_NAMES = ("[MASK]", "<mask>", "<|mask|>", "[mask]", "<MASK>")
+_NO_SPACE = r"[\u2e80-\u9fff\uf900-\ufaff\uff00-\uffef\U00020000-\U0003ffff]"
+_SPACES_BESIDE = re.compile(rf"(?<={_NO_SPACE}) +| +(?={_NO_SPACE})|(?<=\d) +(?=\d)")
 
 
 class TextTokenizer:
@@ -29,6 +33,9 @@ class TextTokenizer:
     Attributes:
         vocab_size: number of token ids, added tokens included.
         pad_id: the id for padding; 0 if the tokenizer names none, since padding is masked everywhere.
+        mask_id: the id that stands for a hidden token; None if the tokenizer names none.
+        special_ids: ids that stand for no text.
+        start_ids, end_ids: what `encode` puts before and after a text.
         num_specials: tokens that `encode` adds around a text.
     """
 
@@ -39,8 +46,14 @@ class TextTokenizer:
         tokenizer.encode_special_tokens = True
         self.vocab_size: int = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
         self.num_specials: int = tokenizer.num_special_tokens_to_add(is_pair=False)
-        pad_ids = (tokenizer.token_to_id(name) for name in _PAD_NAMES)
-        self.pad_id: int = next((pad_id for pad_id in pad_ids if pad_id is not None), 0)
+        self.pad_id: int = self._first_id(_PAD_NAMES) or 0
+        self.mask_id: int | None = self._first_id(_MASK_NAMES)
+        added = tokenizer.get_added_tokens_decoder()
+        self.special_ids: frozenset[int] = frozenset(index for index, token in added.items() if token.special)
+        framed = tokenizer.encode("a")
+        inner = [index for index, special in enumerate(framed.special_tokens_mask) if not special]
+        self.start_ids: tuple[int, ...] = tuple(framed.ids[: inner[0]] if inner else framed.ids)
+        self.end_ids: tuple[int, ...] = tuple(framed.ids[inner[-1] + 1 :] if inner else ())
 
     @classmethod
     def from_json(cls, json: str) -> TextTokenizer:
@@ -82,6 +95,21 @@ class TextTokenizer:
         return [
             _encoding(text, raw) for text, raw in zip(texts, self._tokenizer.encode_batch(list(texts)), strict=True)
         ]
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """A text of these tokens, special ones left out, without spaces beside Chinese characters or between digits.
+
+        White space of an encoded text is not always given back: a tokenizer may not have kept it.
+        """
+        kept = [token_id for token_id in token_ids if token_id not in self.special_ids]
+        if self._tokenizer.decoder is not None:
+            return str(self._tokenizer.decode(kept))
+        tokens = [self._tokenizer.id_to_token(token_id) or "" for token_id in kept]
+        return _SPACES_BESIDE.sub("", decoders.WordPiece(prefix="##").decode(tokens))
+
+    def _first_id(self, names: Sequence[str]) -> int | None:
+        ids = (self._tokenizer.token_to_id(name) for name in names)
+        return next((token_id for token_id in ids if token_id is not None), None)
 
 
 def _refuse_surrogates(text: str) -> None:

@@ -15,7 +15,7 @@ from ner_service.model import heads
 from ner_service.model.batch import pad
 from ner_service.model.config import HeadConfig, Heads, ModelConfig, RoFormerConfig
 from ner_service.model.heads import Cells, Projection, build_head, candidates, scores
-from ner_service.model.span_model import SpanModel
+from ner_service.model.text_model import TextModel
 from tests.strategies import cutoffs, projections
 
 
@@ -107,7 +107,7 @@ def test_a_model_gives_the_cells_between_inner_tokens(kind: str, inner: list[int
     torch.manual_seed(1)
     encoder = RoFormerConfig(vocab_size=20, hidden_size=8, num_layers=1, num_heads=2, intermediate_size=8)
     config = ModelConfig(encoder=encoder, heads=Heads(spans=HeadConfig(kind=kind, head_size=4)))  # type: ignore[arg-type]
-    model = SpanModel(config, 3).double().eval().requires_grad_(False)
+    model = TextModel(config, 3).double().eval().requires_grad_(False)
     batch = pad([[3, 1, 4, 1, 5, 9, 2, 6, 5], [2, 7, 1]], 0)
     cutoff_BC = torch.tensor([[0.0, -torch.inf, torch.inf], [0.0, 0.0, 0.0]])
     tokens = torch.tensor(inner, dtype=torch.long)

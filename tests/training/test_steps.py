@@ -7,7 +7,7 @@ import torch
 from accelerate import Accelerator
 
 from ner_service.bundle import Bundle
-from ner_service.model.span_model import SpanModel
+from ner_service.model.text_model import TextModel
 from training.config import OptimizerConfig
 from training.steps import build_optimizer, schedule_factor, seed_step, set_learning_rate, sum_gradients
 
@@ -37,18 +37,18 @@ def test_the_schedule_at_named_points(config: OptimizerConfig, progress: float, 
 
 
 @pytest.fixture
-def model(tiny_bundle: Bundle) -> SpanModel:
-    return SpanModel(tiny_bundle.manifest.model, 3)
+def model(tiny_bundle: Bundle) -> TextModel:
+    return TextModel(tiny_bundle.manifest.model, 3)
 
 
-def test_every_parameter_is_in_one_group(model: SpanModel) -> None:
+def test_every_parameter_is_in_one_group(model: TextModel) -> None:
     optimizer = build_optimizer(model.encoder, model.spans, LINEAR)
     grouped = [id(parameter) for group in optimizer.param_groups for parameter in group["params"]]
     assert len(grouped) == len(set(grouped))
     assert set(grouped) == {id(parameter) for parameter in model.parameters()}
 
 
-def test_groups_by_learning_rate_and_decay(model: SpanModel) -> None:
+def test_groups_by_learning_rate_and_decay(model: TextModel) -> None:
     config = OptimizerConfig(lr=0.1, head_lr=0.2, weight_decay=0.3)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     found = {
@@ -71,7 +71,7 @@ def _is_bare(name: str) -> bool:
     return name.endswith("bias") or "embedding" in name or "norm" in name
 
 
-def test_learning_rates_follow_the_schedule_from_their_own_peaks(model: SpanModel) -> None:
+def test_learning_rates_follow_the_schedule_from_their_own_peaks(model: TextModel) -> None:
     config = OptimizerConfig(lr=0.1, head_lr=0.2, warmup_fraction=0.0)
     optimizer = build_optimizer(model.encoder, model.spans, config)
     for progress in (0.5, 0.25):
@@ -79,7 +79,7 @@ def test_learning_rates_follow_the_schedule_from_their_own_peaks(model: SpanMode
     assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.075, 0.075, 0.15, 0.15])
 
 
-def test_a_step_moves_weights_by_the_rule_of_adamw(model: SpanModel) -> None:
+def test_a_step_moves_weights_by_the_rule_of_adamw(model: TextModel) -> None:
     """The first step of Adam is lr times the gradient's sign; decay takes lr * weight_decay of the weight first."""
     config = OptimizerConfig(lr=0.01, head_lr=0.02, weight_decay=0.5)
     optimizer = build_optimizer(model.encoder, model.spans, config)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ner_service.model.batch import pad
-from ner_service.model.span_model import SpanModel
+from ner_service.model.text_model import TextModel
 from training.data.augmentation import join_documents
 from training.data.loader import batches_of_epoch
 from training.data.targets import Example, encode_documents
@@ -28,7 +28,7 @@ class SpansObjective:
     def __init__(
         self,
         setup: Setup,
-        model: SpanModel,
+        model: TextModel,
         device: torch.device,
         autocast: Callable[[], AbstractContextManager[object]],
     ) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Iterator, Sequence
+from typing import Protocol, cast
 
 from torch import Tensor, nn
 
 from ner_service.errors import ConfigError
+from ner_service.model.attention import KeyValueCache
 from ner_service.model.batch import Batch
 from ner_service.model.config import EncoderConfig, HuggingFaceConfig, RoFormerConfig, RoFormerV2Config
 
@@ -15,8 +17,26 @@ class Encoder(Protocol):
     """Reads a batch, gives hidden states [B, L, D] of width `hidden_size`."""
 
     hidden_size: int
+    num_layers: int
+
+    @property
+    def token_embedding(self) -> nn.Embedding: ...
 
     def __call__(self, batch: Batch) -> Tensor: ...
+
+
+class WalkedEncoder(Encoder, Protocol):
+    """An encoder whose layers are walked one by one, which attends under any mask and keeps keys and values."""
+
+    def __call__(self, batch: Batch, caches: Sequence[KeyValueCache] | None = None) -> Tensor: ...
+
+    def states(self, batch: Batch, caches: Sequence[KeyValueCache] | None = None) -> Iterator[Tensor]:
+        """Hidden states [B, L, D] that enter each layer, then those that leave the last; caches are extended."""
+        ...
+
+    def keys_values(self, layer: int, hidden_BLD: Tensor, position_BL: Tensor) -> KeyValueCache:
+        """What later tokens see in a layer of inputs that stand at `position_BL`."""
+        ...
 
 
 def build_encoder(config: EncoderConfig) -> nn.Module:
@@ -42,6 +62,20 @@ def build_encoder(config: EncoderConfig) -> nn.Module:
                     f"found no {error.name}, expected it: pip install 'ner-service[huggingface]'"
                 ) from None
             return HuggingFaceEncoder(config)
+
+
+def walked(encoder: Encoder, wanted_by: str) -> WalkedEncoder:
+    """The encoder as one whose layers are walked.
+
+    Raises:
+        ConfigError: it cannot be; names what wanted it.
+    """
+    if not hasattr(encoder, "states"):
+        raise ConfigError(
+            f"{wanted_by}: found the encoder {type(encoder).__name__}, expected one that attends under any mask: "
+            "'roformer' or 'roformer_v2'"
+        )
+    return cast(WalkedEncoder, encoder)
 
 
 def packs(config: EncoderConfig) -> bool:

@@ -24,6 +24,11 @@ class HuggingFaceEncoder(nn.Module):
             raise ConfigError(f"model.encoder.model_type: found {config.model_type!r}, expected an encoder alone")
         self.model = AutoModel.from_config(foreign)
         self.hidden_size = int(foreign.hidden_size)
+        self.num_layers = int(foreign.num_hidden_layers)
+
+    @property
+    def token_embedding(self) -> nn.Embedding:
+        return self.model.get_input_embeddings()  # type: ignore[no-any-return]
 
     def forward(self, batch: Batch) -> Tensor:
         if not isinstance(batch.mask, PaddingMask):

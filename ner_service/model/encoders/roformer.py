@@ -8,9 +8,12 @@ Source: Su et al., RoFormer (arXiv 2104.09864). Shapes: B rows, L tokens, D hidd
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from itertools import repeat
+
 from torch import Tensor, nn
 
-from ner_service.model.attention import RotaryAttention
+from ner_service.model.attention import KeyValueCache, RotaryAttention
 from ner_service.model.batch import Batch, Mask
 from ner_service.model.config import RoFormerConfig
 from ner_service.model.initialisation import initialise
@@ -33,8 +36,8 @@ class RoFormerLayer(nn.Module):
         self.feed_norm = nn.LayerNorm(width, eps=eps)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, hidden_BLD: Tensor, table_BLK: Tensor, mask: Mask) -> Tensor:
-        attended_BLD = self.dropout(self.attention(hidden_BLD, table_BLK, mask))
+    def forward(self, hidden_BLD: Tensor, table_BLK: Tensor, mask: Mask, cache: KeyValueCache | None = None) -> Tensor:
+        attended_BLD = self.dropout(self.attention(hidden_BLD, table_BLK, mask, cache))
         hidden_BLD = self.attention_norm(hidden_BLD + attended_BLD)
         fed_BLD = self.dropout(self.feed_out(self.activation(self.feed_in(hidden_BLD))))
         return self.feed_norm(hidden_BLD + fed_BLD)  # type: ignore[no-any-return]
@@ -47,6 +50,7 @@ class RoFormer(nn.Module):
         super().__init__()
         embedding_size = config.embedding_size or config.hidden_size
         self.hidden_size = config.hidden_size
+        self.num_layers = config.num_layers
         self.head_size = config.hidden_size // config.num_heads
         self.token_embedding = nn.Embedding(config.vocab_size, embedding_size)
         self.type_embedding = nn.Embedding(config.num_token_types, embedding_size)
@@ -59,13 +63,29 @@ class RoFormer(nn.Module):
         self.apply(initialise)
 
     def embed(self, batch: Batch) -> Tensor:
-        """What the first layer reads; every token is of type 0."""
-        embedded = self.token_embedding(batch.token_ids_BL) + self.type_embedding.weight[0]
+        """What the first layer reads; without segments every token is of type 0."""
+        types = self.type_embedding.weight[0] if batch.segment_BL is None else self.type_embedding(batch.segment_BL)
+        embedded = self.token_embedding(batch.token_ids_BL) + types
         return self.embedding_projection(self.dropout(self.embedding_norm(embedded)))  # type: ignore[no-any-return]
 
-    def forward(self, batch: Batch) -> Tensor:
+    def states(self, batch: Batch, caches: Sequence[KeyValueCache] | None = None) -> Iterator[Tensor]:
+        """Hidden states [B, L, D] that enter each layer, then those that leave the last; caches are extended."""
         hidden_BLD = self.embed(batch)
-        table_BLK = rotary_table(batch.position_BL, self.head_size, self.type_embedding.weight.dtype)
-        for layer in self.layers:
-            hidden_BLD = layer(hidden_BLD, table_BLK, batch.mask)
-        return hidden_BLD
+        table_BLK = self._table(batch.position_BL)
+        yield hidden_BLD
+        for layer, cache in zip(self.layers, caches or repeat(None), strict=False):
+            hidden_BLD = layer(hidden_BLD, table_BLK, batch.mask, cache)
+            yield hidden_BLD
+
+    def keys_values(self, layer: int, hidden_BLD: Tensor, position_BL: Tensor) -> KeyValueCache:
+        """What later tokens see in a layer of inputs that stand at `position_BL`."""
+        attention: RotaryAttention = self.layers[layer].attention  # type: ignore[assignment]
+        return attention.keys_values(hidden_BLD, self._table(position_BL))
+
+    def forward(self, batch: Batch, caches: Sequence[KeyValueCache] | None = None) -> Tensor:
+        for hidden_BLD in self.states(batch, caches):
+            last_BLD = hidden_BLD
+        return last_BLD
+
+    def _table(self, position_BL: Tensor) -> Tensor:
+        return rotary_table(position_BL, self.head_size, self.type_embedding.weight.dtype)

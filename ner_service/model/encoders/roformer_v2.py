@@ -7,10 +7,13 @@ Source: kexue.fm/archives/8998. Shapes: B rows, L tokens, D hidden.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from itertools import repeat
+
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ner_service.model.attention import RotaryAttention
+from ner_service.model.attention import KeyValueCache, RotaryAttention
 from ner_service.model.batch import Batch, Mask
 from ner_service.model.config import RoFormerV2Config
 from ner_service.model.initialisation import initialise
@@ -29,8 +32,8 @@ class RoFormerV2Layer(nn.Module):
         self.norm = nn.RMSNorm(width, eps=eps, elementwise_affine=False)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, hidden_BLD: Tensor, table_BLK: Tensor, mask: Mask) -> Tensor:
-        hidden_BLD = self.norm(hidden_BLD + self.dropout(self.attention(hidden_BLD, table_BLK, mask)))
+    def forward(self, hidden_BLD: Tensor, table_BLK: Tensor, mask: Mask, cache: KeyValueCache | None = None) -> Tensor:
+        hidden_BLD = self.norm(hidden_BLD + self.dropout(self.attention(hidden_BLD, table_BLK, mask, cache)))
         fed_BLD = self.feed_out(functional.relu(self.feed_in(hidden_BLD)))
         return self.norm(hidden_BLD + self.dropout(fed_BLD))  # type: ignore[no-any-return]
 
@@ -41,6 +44,7 @@ class RoFormerV2(nn.Module):
     def __init__(self, config: RoFormerV2Config) -> None:
         super().__init__()
         self.hidden_size = config.hidden_size
+        self.num_layers = config.num_layers
         self.head_size = config.hidden_size // config.num_heads
         self.token_embedding = nn.Embedding(config.vocab_size, config.hidden_size)
         self.type_embedding = nn.Embedding(config.num_token_types, config.hidden_size)
@@ -49,10 +53,29 @@ class RoFormerV2(nn.Module):
         self.layers = nn.ModuleList(RoFormerV2Layer(config) for _ in range(config.num_layers))
         self.apply(initialise)
 
-    def forward(self, batch: Batch) -> Tensor:
-        embedded = self.token_embedding(batch.token_ids_BL) + self.type_embedding.weight[0]
-        hidden_BLD = self.norm(self.dropout(embedded))
-        table_BLK = rotary_table(batch.position_BL, self.head_size, self.type_embedding.weight.dtype)
-        for layer in self.layers:
-            hidden_BLD = layer(hidden_BLD, table_BLK, batch.mask)
-        return hidden_BLD  # type: ignore[no-any-return]
+    def embed(self, batch: Batch) -> Tensor:
+        """What the first layer reads; without segments every token is of type 0."""
+        types = self.type_embedding.weight[0] if batch.segment_BL is None else self.type_embedding(batch.segment_BL)
+        return self.norm(self.dropout(self.token_embedding(batch.token_ids_BL) + types))  # type: ignore[no-any-return]
+
+    def states(self, batch: Batch, caches: Sequence[KeyValueCache] | None = None) -> Iterator[Tensor]:
+        """Hidden states [B, L, D] that enter each layer, then those that leave the last; caches are extended."""
+        hidden_BLD = self.embed(batch)
+        table_BLK = self._table(batch.position_BL)
+        yield hidden_BLD
+        for layer, cache in zip(self.layers, caches or repeat(None), strict=False):
+            hidden_BLD = layer(hidden_BLD, table_BLK, batch.mask, cache)
+            yield hidden_BLD
+
+    def keys_values(self, layer: int, hidden_BLD: Tensor, position_BL: Tensor) -> KeyValueCache:
+        """What later tokens see in a layer of inputs that stand at `position_BL`."""
+        attention: RotaryAttention = self.layers[layer].attention  # type: ignore[assignment]
+        return attention.keys_values(hidden_BLD, self._table(position_BL))
+
+    def forward(self, batch: Batch, caches: Sequence[KeyValueCache] | None = None) -> Tensor:
+        for hidden_BLD in self.states(batch, caches):
+            last_BLD = hidden_BLD
+        return last_BLD
+
+    def _table(self, position_BL: Tensor) -> Tensor:
+        return rotary_table(position_BL, self.head_size, self.type_embedding.weight.dtype)

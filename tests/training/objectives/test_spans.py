@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ner_service.model.batch import pad
 from ner_service.model.config import HeadConfig
-from ner_service.model.span_model import SpanModel
+from ner_service.model.text_model import TextModel
 from ner_service.types import Document, Entity
 from tests.training.runs import setup_of
 from training.config import BatchConfig
@@ -30,7 +30,7 @@ DOCUMENTS = (
 HEADS = {kind: HeadConfig(kind=kind, head_size=8) for kind in ("global_pointer", "efficient_global_pointer")}
 
 
-def objective_of(setup: Setup) -> tuple[SpansObjective, SpanModel, list[Example]]:
+def objective_of(setup: Setup) -> tuple[SpansObjective, TextModel, list[Example]]:
     model = setup.build_model().double()
     examples, _ = encode_documents(setup.corpus.train, setup.tokenizer, setup.run.window, setup.corpus.labels)
     return SpansObjective(setup, model, torch.device("cpu"), nullcontext), model, examples
@@ -41,7 +41,7 @@ def setup(request: pytest.FixtureRequest) -> Setup:
     return setup_of(DOCUMENTS, LABELS, HEADS[request.param])
 
 
-def dense_loss(setup: Setup, model: SpanModel, example: Example) -> float:
+def dense_loss(setup: Setup, model: TextModel, example: Example) -> float:
     """The formula, cell by cell, of one text alone: sum over annotated labels of
     log(1 + sum over negatives of e^s) + log(1 + sum over positives of e^-s).
     """
@@ -103,7 +103,7 @@ def test_a_gold_entity_inside_a_flat_mention_stays_gold() -> None:
     assert objective.loss([example]).item() == pytest.approx(dense_loss(setup, model, example), rel=1e-12)
 
 
-def gradients(objective: SpansObjective, model: SpanModel, batches: list[list[Example]]) -> dict[str, Tensor]:
+def gradients(objective: SpansObjective, model: TextModel, batches: list[list[Example]]) -> dict[str, Tensor]:
     model.zero_grad()
     scale = 1.0 / sum(objective.count(batch) for batch in batches)
     for batch in batches:
@@ -128,7 +128,7 @@ def test_a_batch_counts_its_annotated_labels(setup: Setup) -> None:
     assert objective.num_tokens(examples) == sum(len(example.encoding.token_ids) for example in examples)
 
 
-def own_rows(model: SpanModel, label: int) -> list[tuple[str, slice]]:
+def own_rows(model: TextModel, label: int) -> list[tuple[str, slice]]:
     """The rows of the head's parameters that belong to one label."""
     if hasattr(model.spans, "terms"):
         return [(f"spans.terms.{kind}", slice(2 * label, 2 * label + 2)) for kind in ("weight", "bias")]

@@ -1,6 +1,6 @@
-"""SpanModel = encoder + head: a batch of token ids to scores of spans.
+"""TextModel = encoder + the heads it has: a batch of token ids to scores of spans, vectors of texts, codes.
 
-Knows no text, no label's name, no threshold's meaning. Shapes: B rows, L tokens, C labels.
+Knows no text, no label's name, no threshold's meaning. Shapes: B rows, L tokens, C labels, E embedding width.
 """
 
 from __future__ import annotations
@@ -13,20 +13,36 @@ from torch import Tensor, nn
 
 from ner_service.model.batch import Batch, PaddingMask, pack, pad
 from ner_service.model.config import ModelConfig
-from ner_service.model.encoders import Encoder, build_encoder, packs
-from ner_service.model.heads import Cells, build_head, candidates, scores
+from ner_service.model.encoders import Encoder, build_encoder, packs, walked
+from ner_service.model.heads import Cells, EfficientGlobalPointer, GlobalPointer, build_head, candidates, scores
+from ner_service.model.initialisation import initialise
+from ner_service.model.language_model import LanguageModel
+from ner_service.model.latent import LatentCodes
 
 
-class SpanModel(nn.Module):
-    """Scores every span of every text for every label."""
+class TextModel(nn.Module):
+    """An encoder and its heads, each None where the model has none of that name.
+
+    `spans` scores every span of every text for every label, `embedding` turns the state at position 0 into a vector,
+    `language_model` names tokens, `latent` turns texts into codes and back.
+    """
+
+    spans: GlobalPointer | EfficientGlobalPointer | None
+    embedding: nn.Linear | None
+    language_model: LanguageModel | None
+    latent: LatentCodes | None
 
     def __init__(self, config: ModelConfig, num_labels: int) -> None:
         super().__init__()
         self.config = config
         self.num_labels = num_labels
         self.encoder = build_encoder(config.encoder)
-        hidden_size = cast(Encoder, self.encoder).hidden_size
-        self.spans = build_head(hidden_size, num_labels, config.heads.spans)
+        encoder, heads = cast(Encoder, self.encoder), config.heads
+        width = encoder.hidden_size
+        self.spans = build_head(width, num_labels, heads.spans) if heads.spans else None
+        self.embedding = nn.Linear(width, heads.embedding.size).apply(initialise) if heads.embedding else None
+        self.language_model = LanguageModel(encoder) if heads.language_model else None
+        self.latent = LatentCodes(walked(encoder, "heads.latent"), heads.latent) if heads.latent else None
 
     def forward(self, batch: Batch) -> Tensor:
         """scores_BCLL in fp32 or wider, for training.
@@ -34,11 +50,17 @@ class SpanModel(nn.Module):
         Raises:
             TypeError: the batch is packed; a grid needs one text a row.
         """
+        assert self.spans is not None
         if not isinstance(batch.mask, PaddingMask):
             raise TypeError("a grid of scores needs a padded batch")
         projection = self.spans.project(self.encoder(batch), batch.position_BL)
         grid = scores(projection, batch.valid_BL())
         return grid if grid.dtype == torch.float64 else grid.float()
+
+    def embed(self, batch: Batch) -> Tensor:
+        """vectors_BE of the texts, of any length; compare them by their cosine."""
+        assert self.embedding is not None
+        return self.embedding(batch.firsts(self.encoder(batch)))  # type: ignore[no-any-return]
 
     def candidates(self, batch: Batch, inner: Sequence[Tensor], cutoffs: Tensor) -> list[Cells]:
         """For each text the cells above its cut-offs [B, C], among the token indices `inner[b]` of the text.
@@ -53,6 +75,7 @@ class SpanModel(nn.Module):
         ]
 
     def _candidates_of_text(self, hidden_LD: Tensor, position_L: Tensor, tokens: Tensor, cutoff_C: Tensor) -> Cells:
+        assert self.spans is not None
         projection = self.spans.project(hidden_LD[None, tokens], position_L[None, tokens])
         cells = candidates(projection, cutoff_C)
         return Cells(cells.label_N, tokens[cells.start_N], tokens[cells.end_N], cells.score_N)

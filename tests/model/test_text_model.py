@@ -10,7 +10,7 @@ import torch
 
 from ner_service.model.batch import pack, pad
 from ner_service.model.config import HeadConfig, Heads, HuggingFaceConfig, ModelConfig, RoFormerConfig
-from ner_service.model.span_model import SpanModel
+from ner_service.model.text_model import TextModel
 from ner_service.types import Document, Entity, LabelSet, WindowLimits
 from training.data.targets import Example, encode_documents
 from training.data.tokenizer_training import train_tokenizer
@@ -58,7 +58,7 @@ def read(marked: str) -> Document:
     return Document(text=text, entities=tuple(entities))
 
 
-def build(kind: str, vocab_size: int, num_labels: int, *, num_layers: int, rotary: bool = True) -> SpanModel:
+def build(kind: str, vocab_size: int, num_labels: int, *, num_layers: int, rotary: bool = True) -> TextModel:
     torch.manual_seed(0)
     encoder = RoFormerConfig(
         vocab_size=vocab_size,
@@ -70,10 +70,10 @@ def build(kind: str, vocab_size: int, num_labels: int, *, num_layers: int, rotar
         attention_dropout=0.0,
     )
     head = HeadConfig(kind=kind, head_size=16, rotary=rotary)  # type: ignore[arg-type]
-    return SpanModel(ModelConfig(encoder=encoder, heads=Heads(spans=head)), num_labels)
+    return TextModel(ModelConfig(encoder=encoder, heads=Heads(spans=head)), num_labels)
 
 
-def fit(model: SpanModel, texts: Sequence[Sequence[int]], gold: Sequence[Sequence[Cell]], num_steps: int) -> None:
+def fit(model: TextModel, texts: Sequence[Sequence[int]], gold: Sequence[Sequence[Cell]], num_steps: int) -> None:
     """Full-batch Adam."""
     batch = pad(texts, 0)
     length = batch.token_ids_BL.shape[1]
@@ -88,7 +88,7 @@ def fit(model: SpanModel, texts: Sequence[Sequence[int]], gold: Sequence[Sequenc
     model.eval().requires_grad_(False)
 
 
-def predict(model: SpanModel, texts: Sequence[Sequence[int]]) -> list[set[Cell]]:
+def predict(model: TextModel, texts: Sequence[Sequence[int]]) -> list[set[Cell]]:
     inner = [torch.arange(len(text)) for text in texts]
     found = model.candidates(pack(texts), inner, torch.zeros(len(texts), model.num_labels))
     return [set(zip(c.label_N.tolist(), c.start_N.tolist(), c.end_N.tolist(), strict=True)) for c in found]
@@ -169,7 +169,7 @@ def test_grids_are_single_precision_under_autocast() -> None:
 
 def test_the_layout_suits_encoder_and_device() -> None:
     model = build("global_pointer", 5, 1, num_layers=0)
-    foreign = SpanModel(
+    foreign = TextModel(
         ModelConfig(
             encoder=HuggingFaceConfig(
                 model_type="bert",
