@@ -1,6 +1,7 @@
 """The multi-label loss against its definition, its golden values and its published mistakes.
 
-The oracles are numbered GP-7 to GP-12 in continuation of the tests of the pointer heads.
+The oracles are numbered GP-7 to GP-12 in continuation of the tests of the pointer heads. GP-16 is R-Drop's divergence,
+S3 to S8 are the losses of pairs of sentences.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.nn import functional
 
-from training.losses import soft_zlpr, sparse_zlpr
+from training.losses import cosine_distillation, pair_contrast, partner_rows, soft_zlpr, sparse_zlpr, symmetric_kl
 
 
 def dense(scores: Tensor, gold: Tensor) -> Tensor:
@@ -159,3 +161,147 @@ def test_gp12_the_pairwise_form_is_the_same_loss() -> None:
     single = torch.log1p((negative - positive[0]).exp().sum())
     cross_entropy = torch.cat([positive[:1], negative]).logsumexp(0) - positive[0]
     assert single.item() == pytest.approx(cross_entropy.item(), abs=1e-14)
+
+
+def vectors(num_rows: int, width: int, seed: int = 0) -> Tensor:
+    return torch.randn(num_rows, width, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("num_rows", [0, 2, 8, 30])
+def test_s3_label_matrix(num_rows: int) -> None:
+    """Symmetric, one 1 a row, a zero diagonal, its own inverse; rows 2i and 2i + 1 are a pair."""
+    matrix = torch.eye(num_rows)[partner_rows(num_rows)]
+    assert torch.equal(matrix, matrix.T)
+    assert torch.equal(matrix.sum(1), torch.ones(num_rows))
+    assert matrix.trace() == 0
+    assert torch.equal(matrix @ matrix, torch.eye(num_rows))
+    assert all(matrix[row, row + 1] == 1 for row in range(0, num_rows, 2))
+
+
+def test_s3_a_row_without_a_partner_is_refused() -> None:
+    with pytest.raises(ValueError, match="found 5 rows, expected pairs"):
+        pair_contrast(vectors(5, 4), 20.0)
+
+
+@pytest.mark.parametrize("scale", [1.0, 20.0, 30.0])
+@pytest.mark.parametrize("num_rows", [2, 4, 16])
+def test_s4_identical_pairs_orthogonal_others(num_rows: int, scale: float) -> None:
+    """log(1 + (b - 2) e^-scale), whatever the lengths of the vectors."""
+    pairs = torch.eye(num_rows // 2, 12, dtype=torch.float64).repeat_interleave(2, 0)
+    lengths = torch.linspace(0.1, 9, num_rows, dtype=torch.float64)[:, None]
+    expected = torch.full((num_rows,), math.log1p((num_rows - 2) * math.exp(-scale)), dtype=torch.float64)
+    torch.testing.assert_close(pair_contrast(pairs * lengths, scale), expected, rtol=1e-12, atol=1e-15)
+
+
+def test_s4_a_row_that_meets_itself_has_another_loss() -> None:
+    """The twin: without the mask on the diagonal every row is its own best partner, log(2 + (b - 2) e^-scale)."""
+    pairs = torch.eye(8, dtype=torch.float64).repeat_interleave(2, 0)
+    unmasked = functional.cross_entropy(20 * pairs @ pairs.T, partner_rows(16), reduction="none")
+    assert unmasked.min() > math.log(2)
+    assert pair_contrast(pairs, 20.0).max() < 1e-6
+
+
+def test_s4_half_precision_is_computed_in_single() -> None:
+    rounded = vectors(8, 16).half()
+    exact = pair_contrast(rounded.double(), 20.0)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = pair_contrast(rounded, 20.0)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.double(), exact, rtol=1e-5, atol=1e-5)
+    unit = functional.normalize(rounded.double(), dim=-1).bfloat16()
+    assert ((20 * unit @ unit.T).double() - 20 * unit.double() @ unit.double().T).abs().max() > 1e-3
+
+
+def test_s8_the_order_of_the_pairs_is_free() -> None:
+    rows = vectors(12, 6)
+    loss = pair_contrast(rows, 20.0)
+    pair = torch.tensor([4, 0, 5, 2, 1, 3])
+    shuffled = torch.stack([2 * pair, 2 * pair + 1], -1).flatten()
+    swapped = partner_rows(12)
+    for order in (shuffled, swapped):
+        torch.testing.assert_close(pair_contrast(rows[order], 20.0), loss[order], rtol=1e-12, atol=1e-12)
+        assert pair_contrast(rows[order], 20.0).sum().item() == pytest.approx(loss.sum().item(), rel=1e-12)
+    # The twin: rows moved on by one leave their partners.
+    assert abs(pair_contrast(rows.roll(1, 0), 20.0).sum() - loss.sum()).item() > 1
+
+
+def test_s5_a_rotated_and_rescaled_teacher_is_matched() -> None:
+    """Into a wider space too, where the rotation is any matrix with orthonormal rows."""
+    teacher = vectors(9, 5)
+    lengths = vectors(9, 1, seed=1).exp()
+    rotation, _ = torch.linalg.qr(vectors(5, 5, seed=2))
+    wider = torch.linalg.qr(vectors(8, 5, seed=3))[0].T
+    assert cosine_distillation(lengths * teacher @ rotation, teacher).item() < 1e-28
+    assert cosine_distillation(lengths * teacher @ wider, teacher).item() < 1e-28
+    # The twins: another geometry, and rows turned round.
+    assert cosine_distillation(vectors(9, 5, seed=4), teacher).item() > 0.1
+    assert cosine_distillation(teacher * torch.tensor([[-1.0]] + [[1.0]] * 8), teacher).item() > 0.05
+
+
+def test_s5_lengths_of_rows_do_not_count() -> None:
+    student, teacher = vectors(9, 7), vectors(9, 5, seed=1)
+    lengths = vectors(9, 1, seed=2).exp()
+    found = cosine_distillation(student, teacher).item()
+    assert found > 0.1
+    assert cosine_distillation(lengths * student, teacher).item() == pytest.approx(found, rel=1e-13)
+    assert cosine_distillation(student, lengths * teacher).item() == pytest.approx(found, rel=1e-13)
+
+
+def test_s5_distillation_is_the_mean_over_all_pairs_of_rows() -> None:
+    """Cosines of the student 0, of the teacher 1: two of the four cells differ by 1."""
+    student = torch.tensor([[2.0, 0.0], [0.0, 3.0]])
+    teacher = torch.tensor([[1.0], [5.0]])
+    assert cosine_distillation(student, teacher).item() == 0.5
+
+
+def bernoulli_kl(first: Tensor, second: Tensor) -> Tensor:
+    """KL(p|q) by its definition, p = sigmoid(first) and q = sigmoid(second)."""
+    yes = first.sigmoid() * (functional.logsigmoid(first) - functional.logsigmoid(second))
+    no = (-first).sigmoid() * (functional.logsigmoid(-first) - functional.logsigmoid(-second))
+    return yes + no
+
+
+logits = st.lists(st.floats(-40, 40) | st.just(-math.inf), min_size=1, max_size=8)
+
+
+@given(st.lists(st.tuples(st.floats(-30, 30), st.floats(-30, 30)), min_size=1, max_size=8))
+def test_gp16_symmetric_kl_is_the_bernoulli_sum(cells: list[tuple[float, float]]) -> None:
+    first, second = torch.tensor(cells, dtype=torch.float64).T
+    found = symmetric_kl(first, second)
+    expected = bernoulli_kl(first, second) + bernoulli_kl(second, first)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    assert torch.equal(found, symmetric_kl(second, first))
+    assert (found >= 0).all()
+
+
+@given(logits)
+def test_gp16_symmetric_kl_of_equals_is_0(cells: list[float]) -> None:
+    scores = torch.tensor(cells)
+    assert torch.equal(symmetric_kl(scores, scores), torch.zeros(len(cells)))
+
+
+def test_gp16_one_direction_is_not_the_symmetric_one() -> None:
+    """The twin: KL(p|q) alone changes with the order."""
+    first, second = torch.tensor([2.0], dtype=torch.float64), torch.tensor([-1.0], dtype=torch.float64)
+    assert bernoulli_kl(first, second).item() != pytest.approx(bernoulli_kl(second, first).item(), rel=0.01)
+    assert symmetric_kl(first, second).item() == pytest.approx(3 * (1 / (1 + math.exp(-2)) - 1 / (1 + math.e)))
+
+
+def test_gp16_masked_cells_count_0_and_have_no_gradient() -> None:
+    first = torch.tensor([1.0, -torch.inf, -2.0], requires_grad=True)
+    second = torch.tensor([0.5, -torch.inf, 3.0])
+    divergence = symmetric_kl(first, second)
+    assert divergence[1] == 0
+    assert (divergence[[0, 2]] > 0).all()
+    (gradient,) = torch.autograd.grad(divergence.sum(), first)
+    assert gradient.isfinite().all()
+    assert gradient[1] == 0
+    # The twin: the bare formula has no number there.
+    assert ((first.sigmoid() - second.sigmoid()) * (first - second))[1].isnan()
+
+
+def test_gp16_half_precision_is_computed_in_single() -> None:
+    first, second = torch.tensor([6.0]).bfloat16(), torch.tensor([7.0]).bfloat16()
+    assert symmetric_kl(first, second).item() == pytest.approx(
+        1 / (1 + math.exp(-7)) - 1 / (1 + math.exp(-6)), rel=1e-3
+    )
