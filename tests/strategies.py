@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import torch
@@ -119,3 +120,9 @@ def flat_entities(text: str) -> st.SearchStrategy[list[Entity]]:
         return kept
 
     return st.lists(entities(text), max_size=5).map(apart)
+
+
+def compositions(total: int) -> st.SearchStrategy[list[int]]:
+    """Sizes, each at least 1, that add up to `total`, in any order."""
+    ends = st.sets(st.integers(1, total - 1)).map(lambda inner: [0, *sorted(inner), total])
+    return ends.map(lambda ends: [end - start for start, end in itertools.pairwise(ends)])

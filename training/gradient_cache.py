@@ -78,8 +78,8 @@ def cached_backward(
     are to be summed over the processes, not averaged. Memory is that of one chunk with its graph, and of all vectors.
 
     Args:
-        encode: A chunk with at least one vector a row; applies autocast itself. It runs twice and must do the same both
-            times: what is random in it is drawn from torch's own generators.
+        encode: A chunk to its vectors. It runs twice and must do the same both times: what is random in it is drawn
+            from torch's own generators, and autocast is applied in it, not around the call.
         chunks: What this process encodes.
         loss: The vectors [N, E] of all processes, process by process and chunk by chunk, to a scalar that is already
             scaled. Without parameters of its own. Vectors of less than single precision come in single precision.
@@ -91,8 +91,6 @@ def cached_backward(
         for chunk in chunks:
             states.append(RandomState.now())
             vectors.append(_kept(encode(chunk).vectors_NE))
-    # Weights that an enclosing autocast converted in the first pass have no graph.
-    torch.clear_autocast_cache()
     coupled, gradients = _coupled(vectors, loss, accelerator)
     own = 0.0
     with torch.random.fork_rng(_cuda_devices(), device_type="cuda"):
