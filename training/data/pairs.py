@@ -57,12 +57,12 @@ def positives(pairs: Iterable[Pair], threshold: float) -> list[Pair]:
 def mine_pairs(paragraphs: Iterable[str], threshold: float) -> Iterator[Pair]:
     """Pairs of sentences of one paragraph that have much in common; the most alike first, no sentence twice.
 
-    Two sentences are as alike as the sets of their character bigrams are by Jaccard, |A ∩ B| / |A ∪ B|, over letters and
-    digits without regard to case. They are a pair if that is at least `threshold`, unless all their letters and digits
-    are the same.
+    Two sentences are as alike as the sets of their character bigrams are by Jaccard, |A ∩ B| / |A ∪ B|, over letters
+    and digits without regard to case. They are a pair if that is at least `threshold`, unless all their letters and
+    digits are the same. Alphabetic scripts have fewer bigrams than Chinese, so they want a higher threshold.
 
     Source: RoFormer-Sim (article 8454), pairs of "sentences of one passage"; it gives neither the exact measure nor the
-    threshold. Bigrams are ours: single letters make any two English sentences look alike.
+    threshold. Bigrams are our choice: single letters make any two English sentences look alike.
     """
     used: set[str] = set()
     for paragraph in paragraphs:
@@ -84,18 +84,26 @@ def pair_batches(pairs: Sequence[Pair], num_pairs: int, generator: random.Random
     batch of one pair has nothing to tell it from and is dropped; no other pair is lost.
     """
     batches: list[list[Pair]] = []
-    earliest: dict[str, int] = {}  # the batch after the last one that has the sentence
-    first_open = 0
-    for pair in generator.sample(pairs, len(pairs)):
-        index = max(first_open, earliest.get(pair.first, 0), earliest.get(pair.second, 0))
-        while index < len(batches) and len(batches[index]) == num_pairs:
+    held: list[set[str]] = []  # the sentences of each batch
+
+    def next_open(index: int, own: set[str]) -> int:
+        """The first batch from `index` on that has room and none of these sentences; it may be one to begin."""
+        while index < len(batches) and (len(batches[index]) == num_pairs or not own.isdisjoint(held[index])):
             index += 1
+        return index
+
+    first_open = 0
+    earliest: dict[str, int] = {}  # where a sentence's search begins, so that a frequent one stays cheap
+    for pair in generator.sample(pairs, len(pairs)):
+        own = {pair.first, pair.second}
+        earliest |= {sentence: next_open(max(first_open, earliest.get(sentence, 0)), {sentence}) for sentence in own}
+        index = next_open(max(earliest[sentence] for sentence in own), own)
         if index == len(batches):
             batches.append([])
+            held.append(set())
         batches[index].append(pair)
-        earliest[pair.first] = earliest[pair.second] = index + 1
-        while first_open < len(batches) and len(batches[first_open]) == num_pairs:
-            first_open += 1
+        held[index] |= own
+        first_open = next_open(first_open, set())
     return [batch for batch in batches if len(batch) > 1]
 
 

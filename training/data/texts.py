@@ -15,9 +15,10 @@ from pathlib import Path
 from ner_service.errors import ConfigError, DataError
 from ner_service.formats.lines import read_lines
 
-# A straight quotation mark closes only before white space: elsewhere it may open the next sentence.
-_CLOSING = r"""(?:[”’」』）】》)\]]|["'](?=\s|$))*"""
-_END = re.compile(rf"[。！？!?；;]+{_CLOSING}|\.{_CLOSING}(?=\s)")
+# What still belongs to a sentence that has ended. A straight quotation mark does before white space alone: elsewhere it
+# may open the next sentence.
+_REST = r"""(?:[。！？!?；;”’」』）】》)\]]|["'](?=\s|$))*"""
+_END = re.compile(rf"[。！？!?；;]{_REST}|\.{_REST}(?=\s)")
 
 
 class TextStream:
@@ -62,16 +63,16 @@ class TextStream:
                 if num_lines > start:
                     yield line
             if not num_lines:
-                more = f" in this and {len(self._paths) - 1} more files" if self._paths[1:] else ""
-                raise DataError(self._paths[0], None, f"found no text{more}, expected a paragraph a line")
+                found = f"no text in any of the {len(self._paths)} files from this one on"
+                raise DataError(self._paths[0], None, f"found {found}, expected a paragraph a line")
             start = start % num_lines if start >= num_lines else 0
 
 
 def sentences(text: str) -> list[str]:
     """The sentences of a text; all its characters in order, but for white space around them.
 
-    A sentence ends at a line end, after 。！？!?；; (a run of them counts as one) and after a full stop before white
-    space, each with the closing quotation marks and brackets that follow. No abbreviation is known: "Mr. Lee" is cut.
+    A sentence ends at a line end, after 。！？!?；; and after a full stop before white space, in each case with the
+    closing quotation marks, brackets and further such ends that follow. No abbreviation is known: "Mr. Lee" is cut.
     """
     lines = _END.sub(r"\g<0>\n", text).splitlines()
     return [sentence for line in lines if (sentence := line.strip())]
