@@ -1,4 +1,4 @@
-"""Posteriors of a latent code: from what a down-projection gives for a text to a code and its divergence from the prior.
+"""Posteriors of a latent code: from a down-projection's output to a code and its divergence from the prior.
 
     posterior                 code                             prior                   divergence
     VonMisesFisherPosterior   on the unit sphere, fixed kappa  uniform on the sphere   a constant above 0
@@ -41,7 +41,7 @@ class Latent:
 
 
 class VonMisesFisherPosterior(nn.Module):
-    """vMF(mu, kappa) with mu the direction of the input. Its divergence is constant, so it cannot vanish; no gradient.
+    """vMF(mu, kappa) with mu the direction of the input. Its divergence is a constant, so it cannot vanish.
 
     Source: kexue.fm/archives/8404 and 8475.
     """
@@ -111,8 +111,8 @@ class GaussianPosterior(nn.Module):
 class PointPosterior(nn.Module):
     """No noise: the limit of `VonMisesFisherPosterior` for kappa to infinity, so a code is a direction there as well.
 
-    Off the sphere there would be no prior to sample from. The divergence of a point is infinite; it is reported as 0, for
-    nothing of it can be weighed against the reconstruction.
+    Off the sphere there would be no prior to sample from. The divergence of a point is infinite; it is reported as 0,
+    for nothing of it can be weighed against the reconstruction.
     """
 
     def __init__(self, size: int) -> None:
