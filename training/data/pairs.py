@@ -139,7 +139,7 @@ def _alike(keys: Sequence[str], threshold: float) -> list[tuple[str, str]]:
     found = []
     for i, first in enumerate(bigrams):
         for j, second in enumerate(bigrams[i + 1 : i + 1 + REACH], start=i + 1):
-            if min(len(first), len(second)) < threshold * max(len(first), len(second)):
+            if min(len(first), len(second)) / max(len(first), len(second)) < threshold:
                 continue  # the sizes alone keep the similarity below the threshold
             num_shared = len(first & second)
             similarity = num_shared / (len(first) + len(second) - num_shared)

@@ -77,6 +77,12 @@ def test_the_threshold_is_jaccard_of_character_bigrams() -> None:
     assert mined("Abcde!CD-EFG!", 2 / 6 + 1e-9) == []
 
 
+def test_a_sentence_within_another_is_as_alike_as_it_is_long() -> None:
+    """All 4 bigrams of the one are among the 8 of the other."""
+    assert mined("abcde。abcdefghi。", 0.5) == [("abcde。", "abcdefghi。")]
+    assert mined("abcde。abcdefghi。", 0.51) == []
+
+
 def test_a_pair_is_unlabelled_and_in_the_order_of_the_text() -> None:
     paragraph = "借款可以提前还清吗？本行周末照常营业。借款能不能提前还清？"
     assert list(mine_pairs([paragraph], 0.3)) == [Pair("借款可以提前还清吗？", "借款能不能提前还清？", None)]
