@@ -1,7 +1,10 @@
 """The walk itself: texts -> windows -> candidates -> entities. The one place where text, model and decoding meet.
 
 `encode` needs no torch and may run in any thread; `forward` is the model's and runs in one; `decode` is plain Python.
-`recognize` is the three in a row, and every other way in (service, evaluation) calls the same three.
+`recognize` is the three in a row, and every other way in (service, evaluation) calls the same three. For vectors, `embed`
+stands in the place of `forward`, and `pool` in that of `decode`.
+
+Shapes: B encodings, W windows of a text, E embedding width.
 """
 
 from __future__ import annotations
@@ -10,6 +13,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from ner_service.bundle import Bundle
@@ -25,6 +30,8 @@ from ner_service.types import Encoding, Entity, LabelSet, Recognition, Recognize
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+Vectors = npt.NDArray[np.float32]
 
 BATCH_TOKENS = 4096
 """Tokens that go through the encoder at a time in `recognize`."""
@@ -123,6 +130,21 @@ class Recognizer:
         ]
         return tuple(apply_overlap(merge(answers), options.overlap))
 
+    @torch.inference_mode()
+    def embed(self, encodings: Sequence[Encoding]) -> Vectors:
+        """Unit vectors [B, E], for as many encodings as given, in one pass through the encoder.
+
+        Raises:
+            MissingHeadError: the model makes no vectors.
+        """
+        self.require_head("embedding")
+        batch = self.model.batch([encoding.token_ids for encoding in encodings], self.tokenizer.pad_id, self.device)
+        return _directions(self.model.embed(batch).float().cpu().numpy())
+
+    def pool(self, vectors_WE: Sequence[Vectors]) -> Vectors:
+        """A text's unit vector [E] from those of its windows: the direction of their mean."""
+        return _directions(np.mean(vectors_WE, axis=0))
+
     def recognize(
         self, texts: Sequence[str], options: RecognizeOptions | None = None
     ) -> list[Recognition | NerServiceError]:
@@ -145,6 +167,11 @@ class Recognizer:
         ]
 
     def require_head(self, head: str) -> None:
+        """Refuse what needs a head that the model does not have.
+
+        Raises:
+            MissingHeadError: names the heads that it has.
+        """
         found = unstructure(self.manifest.model.heads)
         if head not in found:
             raise MissingHeadError(head, tuple(found))
@@ -177,6 +204,12 @@ def pick_device(name: str) -> torch.device:
 def _inner_tokens(encoding: Encoding) -> torch.Tensor:
     """Indices of the tokens that cover characters: an entity starts and ends at these alone."""
     return torch.tensor([i for i, (start, end) in enumerate(encoding.offsets) if start < end], dtype=torch.long)
+
+
+def _directions(vectors: Vectors) -> Vectors:
+    """Vectors over their lengths, along the last axis; a vector of length 0 has no direction and stays as it is."""
+    lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    return vectors / np.where(lengths > 0, lengths, 1)  # type: ignore[no-any-return]
 
 
 def _attempt(step: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T | NerServiceError:

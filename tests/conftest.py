@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from hypothesis import HealthCheck, settings
 
 from ner_service.bundle import Bundle, Manifest
-from ner_service.model.config import HeadConfig, Heads, ModelConfig, RoFormerConfig
+from ner_service.model.config import EmbeddingConfig, HeadConfig, Heads, ModelConfig, RoFormerConfig
 from ner_service.model.text_model import TextModel
 from ner_service.types import WindowLimits
 from training.data.tokenizer_training import train_tokenizer
@@ -54,6 +55,23 @@ def tiny_bundle() -> Bundle:
 
 
 @pytest.fixture(scope="session")
+def tiny_embedding_bundle(tiny_bundle: Bundle) -> Bundle:
+    """`tiny_bundle` with an embedding head of 24 in place of its labels."""
+    config = replace(tiny_bundle.manifest.model, heads=Heads(embedding=EmbeddingConfig(size=24)))
+    manifest = replace(tiny_bundle.manifest, name="vectors", labels=(), thresholds={}, model=config)
+    return Bundle(manifest=manifest, tokenizer=tiny_bundle.tokenizer, weights=_random_weights(config, num_labels=0))
+
+
+@pytest.fixture(scope="session")
+def tiny_two_headed_bundle(tiny_bundle: Bundle) -> Bundle:
+    """`tiny_bundle` with an embedding head of 24 beside its spans."""
+    heads = replace(tiny_bundle.manifest.model.heads, embedding=EmbeddingConfig(size=24))
+    config = replace(tiny_bundle.manifest.model, heads=heads)
+    manifest = replace(tiny_bundle.manifest, name="both", model=config)
+    return Bundle(manifest=manifest, tokenizer=tiny_bundle.tokenizer, weights=_random_weights(config))
+
+
+@pytest.fixture(scope="session")
 def tiny_bundle_folder(tiny_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`tiny_bundle` saved; not to be altered."""
     folder = tmp_path_factory.mktemp("bundles") / "tiny"
@@ -61,13 +79,14 @@ def tiny_bundle_folder(tiny_bundle: Bundle, tmp_path_factory: pytest.TempPathFac
     return folder
 
 
-def _random_weights(config: ModelConfig) -> dict[str, torch.Tensor]:
+def _random_weights(config: ModelConfig, num_labels: int = len(LABELS)) -> dict[str, torch.Tensor]:
     """Weights wide enough that scores differ by whole logits, and terms low enough that most spans are none."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        weights = TextModel(config, len(LABELS)).state_dict()
+        weights = TextModel(config, num_labels).state_dict()
         for tensor in weights.values():
             if tensor.dim() == 2:
                 tensor.normal_(std=0.3)
-        weights["spans.terms.bias"].fill_(-2.0)
+        if config.heads.spans:
+            weights["spans.terms.bias"].fill_(-2.0)
     return weights

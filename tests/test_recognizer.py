@@ -6,6 +6,7 @@ import dataclasses
 import json
 import unicodedata
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -14,7 +15,13 @@ from hypothesis import strategies as st
 from ner_service import recognizer as recognizer_module
 from ner_service.bundle import Bundle
 from ner_service.decoding import Calibration, apply_overlap
-from ner_service.errors import BundleError, InvalidTextError, TooManyCandidatesError, UnknownLabelError
+from ner_service.errors import (
+    BundleError,
+    InvalidTextError,
+    MissingHeadError,
+    TooManyCandidatesError,
+    UnknownLabelError,
+)
 from ner_service.recognizer import Recognizer, pick_device
 from ner_service.text.windows import merge
 from ner_service.types import Entity, Recognition, RecognizeOptions, WindowLimits
@@ -264,3 +271,67 @@ def test_r9_upper_case_is_kept(tiny_bundle: Bundle) -> None:
     encode = tiny_bundle.tokenizer.encode
     assert encode("ADA").token_ids != encode("ada").token_ids
     assert encode("ＡＤＡ").token_ids == encode("ADA").token_ids
+
+
+@pytest.fixture(scope="module")
+def embedder(tiny_embedding_bundle: Bundle) -> Recognizer:
+    return Recognizer(tiny_embedding_bundle, CPU)
+
+
+def test_a_vector_is_the_direction_of_what_the_model_says(embedder: Recognizer) -> None:
+    """The oracle goes by the model's parts: the encoder's state at position 0, times the head's matrix."""
+    head = embedder.model.embedding
+    assert head is not None
+    for text in SENTENCES:
+        encoding = embedder.encode(text)[0].encoding
+        with torch.inference_mode():
+            hidden_BLD = embedder.model.encoder(embedder.model.batch([encoding.token_ids], 0, CPU))
+            vector_E = hidden_BLD[0, 0].double() @ head.weight.double().T + head.bias.double()
+        expected = (vector_E / vector_E.square().sum().sqrt()).numpy()
+        found = embedder.embed([encoding])
+        assert (found.shape, found.dtype) == ((1, 24), np.float32)
+        assert found[0] == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_vector_does_not_depend_on_its_neighbours(embedder: Recognizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    encodings = [window.encoding for text in (*SENTENCES, LONG, "", "a") for window in embedder.encode(text)]
+    alone = np.concatenate([embedder.embed([encoding]) for encoding in encodings])
+    packed = embedder.embed(encodings)
+    monkeypatch.setattr(embedder.model, "pads", lambda device: True)
+    padded = embedder.embed(encodings)
+    for together in (packed, padded, embedder.embed(encodings[::-1])[::-1]):
+        assert together == pytest.approx(alone, abs=1e-5)
+    assert np.linalg.norm(packed, axis=1) == pytest.approx(1.0, abs=1e-6)
+
+
+def test_vectors_of_different_texts_differ(embedder: Recognizer) -> None:
+    """The twin: what is compared above is not the same everywhere."""
+    vectors = embedder.embed([embedder.encode(text)[0].encoding for text in (*SENTENCES, SENTENCES[0])])
+    cosines = vectors @ vectors.T
+    assert cosines[0, -1] == pytest.approx(1.0, abs=1e-6)
+    assert np.abs(cosines[0, 1:-1]).max() < 0.9
+
+
+def test_the_vector_of_a_long_text_is_the_direction_of_the_mean_of_its_windows(embedder: Recognizer) -> None:
+    # Half of (0.6 + 1, 0.8 + 0) is (0.8, 0.4), which is as long as the root of 0.8.
+    pooled = embedder.pool([np.array([0.6, 0.8], dtype=np.float32), np.array([1.0, 0.0], dtype=np.float32)])
+    assert pooled == pytest.approx([0.8 / 0.8**0.5, 0.4 / 0.8**0.5], abs=1e-6)
+    (alone,) = embedder.embed([embedder.encode(SENTENCES[0])[0].encoding])
+    assert embedder.pool([alone]) == pytest.approx(alone, abs=1e-6)
+
+
+def test_vectors_without_a_direction_are_zero(embedder: Recognizer) -> None:
+    one = np.array([0.6, 0.8], dtype=np.float32)
+    assert embedder.pool([one, -one]).tolist() == [0.0, 0.0]
+
+
+def test_a_head_that_is_missing_is_named_beside_those_there_are(
+    recognizer: Recognizer, embedder: Recognizer, tiny_two_headed_bundle: Bundle
+) -> None:
+    with pytest.raises(MissingHeadError, match="no 'embedding' head; it has: spans"):
+        recognizer.embed([recognizer.encode("a")[0].encoding])
+    with pytest.raises(MissingHeadError, match="no 'spans' head; it has: embedding"):
+        embedder.recognize(["a"])
+    both = Recognizer(tiny_two_headed_bundle, CPU)
+    assert answer(both, SENTENCES[1]).entities
+    assert both.embed([both.encode("a")[0].encoding]).shape == (1, 24)
