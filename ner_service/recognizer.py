@@ -1,8 +1,8 @@
 """The walk itself: texts -> windows -> candidates -> entities. The one place where text, model and decoding meet.
 
 `encode` needs no torch and may run in any thread; `forward` is the model's and runs in one; `decode` is plain Python.
-`recognize` is the three in a row, and every other way in (service, evaluation) calls the same three. For vectors, `embed`
-stands in the place of `forward`, and `pool` in that of `decode`.
+`recognize` is the three in a row, and every other way in (service, evaluation) calls the same three. For vectors,
+`embed` stands in the place of `forward`, and `pool` in that of `decode`.
 
 Shapes: B encodings, W windows of a text, E embedding width.
 """
@@ -16,6 +16,7 @@ from typing import ParamSpec, TypeVar
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch.nn import functional
 
 from ner_service.bundle import Bundle
 from ner_service.decoding import Calibration, Candidates, apply_overlap, decode
@@ -134,16 +135,18 @@ class Recognizer:
     def embed(self, encodings: Sequence[Encoding]) -> Vectors:
         """Unit vectors [B, E], for as many encodings as given, in one pass through the encoder.
 
+        A vector of length 0, which has no direction, stays as it is.
+
         Raises:
             MissingHeadError: the model makes no vectors.
         """
         self.require_head("embedding")
         batch = self.model.batch([encoding.token_ids for encoding in encodings], self.tokenizer.pad_id, self.device)
-        return _directions(self.model.embed(batch).float().cpu().numpy())
+        return functional.normalize(self.model.embed(batch).float(), dim=-1).cpu().numpy()
 
     def pool(self, vectors_WE: Sequence[Vectors]) -> Vectors:
         """A text's unit vector [E] from those of its windows: the direction of their mean."""
-        return _directions(np.mean(vectors_WE, axis=0))
+        return functional.normalize(torch.from_numpy(np.mean(vectors_WE, axis=0)), dim=-1).numpy()
 
     def recognize(
         self, texts: Sequence[str], options: RecognizeOptions | None = None
@@ -204,12 +207,6 @@ def pick_device(name: str) -> torch.device:
 def _inner_tokens(encoding: Encoding) -> torch.Tensor:
     """Indices of the tokens that cover characters: an entity starts and ends at these alone."""
     return torch.tensor([i for i, (start, end) in enumerate(encoding.offsets) if start < end], dtype=torch.long)
-
-
-def _directions(vectors: Vectors) -> Vectors:
-    """Vectors over their lengths, along the last axis; a vector of length 0 has no direction and stays as it is."""
-    lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
-    return vectors / np.where(lengths > 0, lengths, 1)  # type: ignore[no-any-return]
 
 
 def _attempt(step: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T | NerServiceError:
