@@ -20,7 +20,8 @@ from ner_service.formats import FORMATS, read_documents
 from ner_service.recognizer import Recognizer, pick_device
 from ner_service.terminal import console, refusals, say
 from ner_service.types import Document, Entity
-from training.config import load_run
+from training.assembly import new_state
+from training.config import RunConfig, load_run
 from training.evaluation import Score, compare, evaluate, full_report, predict
 from training.loop import train as run_loop
 from training.loop import weights_of
@@ -28,7 +29,6 @@ from training.preparation import Setup, prepare
 from training.reports import lost_table, score_table, show_progress
 from training.sample import write_sample
 from training.state import State
-from training.steps import build_optimizer
 
 app = typer.Typer(
     help="Train, evaluate and export named-entity models.",
@@ -62,22 +62,29 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on where the run was interrupted.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Train a model and write its bundle."""
+    """Train a model on annotated documents and write its bundle."""
     with refusals():
         run = load_run(config, settings or [])
-        cpu = pick_device(run.device).type == "cpu"
-        accelerator = Accelerator(cpu=cpu, mixed_precision="bf16" if run.precision == "bf16" else "no")
-        setup = prepare(run, config.parent, data or config.parent)
-        lost = setup.unrepresentable()
-        if lost and accelerator.is_main_process:
-            console.print(lost_table(lost))
-        state = _start(setup, accelerator, output, resume)
-        _run(setup, state, accelerator, output)
-        if accelerator.is_main_process:
-            metrics = _export(setup, state, accelerator.device, output / BUNDLE, len(lost))
-            if as_json:
-                print(json.dumps(metrics, ensure_ascii=False))
-            say(f"Wrote {output / BUNDLE}. Next: ner-service serve --model {output / BUNDLE}")
+        if not run.data.train:
+            raise ConfigError(f"{config}: data.train: found no documents, expected some; without any, use pretrain")
+        _train(run, config.parent, output, data, resume, as_json)
+
+
+@app.command()
+def pretrain(
+    config: Annotated[Path, typer.Argument(help="A run in TOML, of texts and pairs alone.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the run; the bundle stands in it.")],
+    data: Annotated[Path | None, typer.Option(help="Folder of the texts; else that of the run.")] = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", help="Override, e.g. optimizer.lr=2e-5.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where the run was interrupted.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Train an encoder on raw texts and pairs of sentences and write a bundle to start from."""
+    with refusals():
+        run = load_run(config, settings or [])
+        if run.data.train:
+            raise ConfigError(f"{config}: data.train: found documents, expected none; to learn from labels, use train")
+        _train(run, config.parent, output, data, resume, as_json)
 
 
 @app.command(name="evaluate")
@@ -119,9 +126,26 @@ def export(
         say(f"Wrote {output}: {num_bytes / 2**20:.1f} MiB")
 
 
+def _train(run: RunConfig, folder: Path, output: Path, data: Path | None, resume: bool, as_json: bool) -> None:
+    """Run to the end and write the bundle of the best epoch."""
+    cpu = pick_device(run.device).type == "cpu"
+    accelerator = Accelerator(cpu=cpu, mixed_precision="bf16" if run.precision == "bf16" else "no")
+    setup = prepare(run, folder, data or folder)
+    lost = setup.unrepresentable()
+    if lost and accelerator.is_main_process:
+        console.print(lost_table(lost))
+    state = _start(setup, accelerator, output, resume)
+    _run(setup, state, accelerator, output)
+    if accelerator.is_main_process:
+        metrics = _export(setup, state, accelerator.device, output / BUNDLE, len(lost))
+        if as_json:
+            print(json.dumps(metrics, ensure_ascii=False))
+        verb = "ner-service serve --model " if run.data.train else "ner-train train RUN --set model.start_from="
+        say(f"Wrote {output / BUNDLE}. Next: {verb}{output / BUNDLE}")
+
+
 def _start(setup: Setup, accelerator: Accelerator, output: Path, resume: bool) -> State:
-    model = setup.build_model().to(accelerator.device)
-    state = State(model=model, optimizer=build_optimizer(model.encoder, model.spans, setup.run.optimizer))
+    state = new_state(setup, accelerator)
     snapshot = output / SNAPSHOT
     if resume and snapshot.is_file():
         state.restore(snapshot, setup.fingerprint())
@@ -143,23 +167,23 @@ def _run(setup: Setup, state: State, accelerator: Accelerator, output: Path) -> 
 
 
 def _export(setup: Setup, state: State, device: torch.device, folder: Path, num_lost: int) -> dict[str, object]:
-    """Write the best epoch's bundle; its metrics, and the F1 of the last epoch beside them."""
-    last = state.history[-1]
+    """Write the best epoch's bundle with what was measured of it, and every epoch's history."""
     draft = setup.bundle(state.best_weights or weights_of(state.model), {})
     dev = setup.corpus.dev
-    predictions = predict(Recognizer(draft, device), dev)
-    best = full_report(dev, predictions)
-    sources = sorted({str(document.metadata["source"]) for document in dev})
-    metrics: dict[str, object] = {
-        "best_epoch": state.best.epoch + 1 if state.best else 0,
-        "last_epoch_f1": last.f1,
-        "unrepresentable_entities": num_lost,
-        **best.as_dict(),
-        "sources": {source: _of_source(source, dev, predictions).as_dict() for source in sources},
-        "history": {str(record.epoch + 1): {"loss": record.loss, "f1": record.f1} for record in state.history},
-    }
+    metrics: dict[str, object] = {"best_epoch": state.best.epoch + 1 if state.best else 0}
+    if dev:
+        predictions = predict(Recognizer(draft, device), dev)
+        best = full_report(dev, predictions)
+        sources = sorted({str(document.metadata["source"]) for document in dev})
+        metrics |= {
+            "last_epoch_f1": state.history[-1].score,
+            "unrepresentable_entities": num_lost,
+            **best.as_dict(),
+            "sources": {source: _of_source(source, dev, predictions).as_dict() for source in sources},
+        }
+        console.print(score_table(best))
+    metrics["history"] = {str(record.epoch + 1): {"loss": record.loss, **record.dev} for record in state.history}
     setup.bundle(draft.weights, metrics).save(folder)
-    console.print(score_table(best))
     return metrics
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ner_service.errors import ConfigError
-from ner_service.model.config import HeadConfig
+from ner_service.model.config import HeadConfig, LatentConfig
 from ner_service.records import structure
 from ner_service.types import WindowLimits
 
@@ -39,17 +39,27 @@ class DataConfig:
     Without `dev`, `dev_fraction` of the training texts, chosen by a hash of the text, are kept for it. `labels` fixes
     the order of labels; left out, they are those of the training documents, sorted. `join` is the share of training
     documents that each epoch lays together into longer ones.
+
+    `texts` are files of raw text, a paragraph a line, and `pairs` JSONL files of similar sentences, for the objectives
+    that need no label; both may be gzipped. Of the texts an epoch reads the next `round_lines` lines. Without `texts`
+    the texts are those of the training documents, without these the sentences of the pairs.
     """
 
-    train: tuple[SourceConfig, ...]
+    train: tuple[SourceConfig, ...] = ()
     dev: tuple[SourceConfig, ...] = ()
     dev_fraction: float = 0.1
     labels: tuple[str, ...] | None = None
     join: float = 0.0
+    texts: tuple[str, ...] = ()
+    pairs: tuple[str, ...] = ()
+    round_lines: int = 20000
 
     def __post_init__(self) -> None:
         _check("dev_fraction", self.dev_fraction, 0.0 <= self.dev_fraction < 1.0, "0 to below 1")
         _check("join", self.join, 0.0 <= self.join <= 1.0, "0 to 1")
+        _check("round_lines", self.round_lines, self.round_lines >= 1, "1 or more")
+        if not (self.train or self.texts or self.pairs):
+            raise ValueError("found none of `train`, `texts` and `pairs`, expected something to learn from")
         labels = self.labels or ()
         _check("labels", labels, len(set(labels)) == len(labels), "every label once")
 
@@ -106,8 +116,107 @@ class BatchConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WeightConfig:
+    """The weight of an objective beside the others: constant, or moving in a straight line to `final_weight`."""
+
+    weight: float = 0.1
+    final_weight: float | None = None
+
+    def __post_init__(self) -> None:
+        final = self.weight if self.final_weight is None else self.final_weight
+        _check("weight", (self.weight, final), self.weight >= 0 and final >= 0, "0 or more")
+
+    def at(self, progress: float) -> float:
+        """The weight at `progress` of the run, 0 to 1."""
+        final = self.weight if self.final_weight is None else self.final_weight
+        return self.weight + (final - self.weight) * progress
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UniVAEConfig(WeightConfig):
+    """Sentences written again from their latent codes. `batch_tokens` bounds the tokens that are encoded at a time."""
+
+    latent: LatentConfig = field(default_factory=lambda: LatentConfig(num_latents=2))
+    batch_tokens: int = 512
+    max_tokens: int = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SimilarityConfig(WeightConfig):
+    """RoFormer-Sim: vectors of similar sentences drawn together, and each written from the other.
+
+    Pairs are those of `data.pairs`; without them, with `mine` set, sentences of one paragraph that are at least so
+    alike (`training.data.pairs.mine_pairs`); else two views of every sentence. `stage` is what the vectors learn:
+    `contrast`, `distillation` of a `teacher` (a bundle with an embedding head), or `supervised` labels of the pairs.
+    `generation` is the weight of writing one sentence of a pair from the other; at `noise`, the share of sources with
+    words masked or replaced. Contrast is over `batch_pairs` pairs, of which `chunk_pairs` are in memory at a time; its
+    softmax has the scale `scale`.
+    """
+
+    stage: Literal["contrast", "distillation", "supervised"] = "contrast"
+    teacher: str | None = None
+    mine: float | None = None
+    size: int = 128
+    scale: float = 20.0
+    generation: float = 1.0
+    noise: float = 0.5
+    batch_pairs: int = 32
+    chunk_pairs: int = 32
+    max_tokens: int = 64
+
+    def __post_init__(self) -> None:
+        WeightConfig.__post_init__(self)
+        _check("noise", self.noise, 0.0 <= self.noise <= 1.0, "0 to 1")
+        _check("batch_pairs", self.batch_pairs, self.batch_pairs >= 2, "2 or more")
+        _check("chunk_pairs", self.chunk_pairs, self.chunk_pairs >= 1, "1 or more")
+        if (self.stage == "distillation") != (self.teacher is not None):
+            raise ValueError(f"stage {self.stage!r}, teacher {self.teacher!r}: expected a teacher for distillation alone")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MaskedLanguageModelConfig(WeightConfig):
+    """Words hidden and named again; `share` of the tokens are hidden, by whole words."""
+
+    share: float = 0.15
+    batch_tokens: int = 1024
+    max_tokens: int = 128
+
+    def __post_init__(self) -> None:
+        WeightConfig.__post_init__(self)
+        _check("share", self.share, 0.0 < self.share < 1.0, "above 0 and below 1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObjectivesConfig:
+    """What is learnt besides the spans of the training documents; with labels, at a weight of 1, those come first."""
+
+    univae: UniVAEConfig | None = None
+    similarity: SimilarityConfig | None = None
+    masked_language_model: MaskedLanguageModelConfig | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegularisationConfig:
+    """What is done to each step; 0 is off.
+
+    `r_drop` is R-Drop's alpha: two passes with different dropout should agree. `fgm` is the length of the step that
+    moves the token embeddings against the model before a second backward pass. `ema` is the share of the averaged
+    weights that stays from one step to the next; the averaged weights are evaluated and kept.
+    """
+
+    r_drop: float = 0.0
+    fgm: float = 0.0
+    ema: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check("r_drop", self.r_drop, self.r_drop >= 0, "0 or more")
+        _check("fgm", self.fgm, self.fgm >= 0, "0 or more")
+        _check("ema", self.ema, 0.0 <= self.ema < 1.0, "0 to below 1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunConfig:
-    """A complete run. `patience` is the number of epochs without a better dev F1 after which it stops early."""
+    """A complete run. `patience` is the number of epochs without a better dev score after which it stops early."""
 
     name: str
     description: str = ""
@@ -123,6 +232,8 @@ class RunConfig:
     window: WindowLimits = field(default_factory=WindowLimits)
     batch: BatchConfig = field(default_factory=BatchConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    objectives: ObjectivesConfig = field(default_factory=ObjectivesConfig)
+    regularisation: RegularisationConfig = field(default_factory=RegularisationConfig)
 
     def __post_init__(self) -> None:
         _check("epochs", self.epochs, self.epochs >= 1, "1 or more")

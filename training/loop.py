@@ -6,16 +6,17 @@ alone and `State` holds everything else, so a run that was killed and resumed en
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
-from ner_service.model.text_model import TextModel
 from training.evaluation import compare, predict
-from training.objectives.spans import SpansObjective
+from training.objectives import Weighted
 from training.preparation import Setup
 from training.state import EpochRecord, State
 from training.steps import seed_step, set_learning_rate, sum_gradients, sum_over_processes
@@ -34,59 +35,86 @@ class Progress:
 
 
 def train(setup: Setup, state: State, accelerator: Accelerator) -> Iterator[Progress]:
-    """Train from where `state` is to the end of the run, or until dev F1 has not risen for `patience` epochs.
+    """Train from where `state` is to the end of the run, or until the dev score has not risen for `patience` epochs.
 
-    Batches are dealt out to the processes in turn; a step's gradient is that of all its batches, summed over the
-    processes and divided by the count of all their terms, whatever the number of processes.
+    The first objective's batches make the steps of an epoch; the others' are taken in their order, and again from the
+    first where they run out. A step's batches are dealt out to the processes in turn; an objective's gradient is that
+    of all its batches, summed over the processes and divided by the count of all their terms, whatever the number of
+    processes.
     """
     run = setup.run
-    objective = SpansObjective(setup, state.model, accelerator.device, accelerator.autocast)
-    parameters = [parameter for parameter in state.model.parameters() if parameter.requires_grad]
-    batches_a_step = run.batch.accumulate * accelerator.num_processes
+    parameters = list(state.parameters())
     while state.epoch < run.epochs and not _out_of_patience(state, run.patience):
         state.model.train()
-        batches = objective.batches(state.epoch)
-        steps = [batches[first : first + batches_a_step] for first in range(0, len(batches), batches_a_step)]
-        while state.step < len(steps):
-            step = steps[state.step]
-            set_learning_rate(state.optimizer, (state.epoch + state.step / len(steps)) / run.epochs, run.optimizer)
+        plans = [weighted.objective.steps(state.epoch) for weighted in state.objectives]
+        num_steps = len(plans[0])
+        while state.step < num_steps:
+            progress = (state.epoch + state.step / num_steps) / run.epochs
+            set_learning_rate(state.optimizer, progress, run.optimizer)
             seed_step(run.seed, state.epoch, state.step, accelerator.process_index)
-            scale = 1.0 / sum(objective.count(batch) for batch in step)
-            own = step[accelerator.process_index :: accelerator.num_processes]
-            own_loss = scale * sum(objective.backward(batch, scale) for batch in own)
-            loss = sum_over_processes(own_loss, accelerator)
+            loss, num_tokens = 0.0, 0
+            for weighted, plan in zip(state.objectives, plans, strict=True):
+                step = plan[state.step % len(plan)]
+                loss += _learn(weighted, step, progress, state, accelerator)
+                num_tokens += sum(weighted.objective.num_tokens(batch) for batch in step)
             sum_gradients(parameters, accelerator)
             _update(state, parameters, run.optimizer.clip_norm)
             state.loss_sum += loss
             state.step += 1
-            num_tokens = sum(objective.num_tokens(batch) for batch in step)
-            yield Progress(epoch=state.epoch, step=state.step, num_steps=len(steps), loss=loss, num_tokens=num_tokens)
-        record = _finish_epoch(setup, state, accelerator, len(steps))
+            yield Progress(epoch=state.epoch, step=state.step, num_steps=num_steps, loss=loss, num_tokens=num_tokens)
+        record = _finish_epoch(setup, state, accelerator, num_steps)
         yield Progress(
-            epoch=record.epoch, step=len(steps), num_steps=len(steps), loss=record.loss, num_tokens=0, finished=record
+            epoch=record.epoch, step=num_steps, num_steps=num_steps, loss=record.loss, num_tokens=0, finished=record
         )
+
+
+def _learn(weighted: Weighted, step: Sequence[Any], progress: float, state: State, accelerator: Accelerator) -> float:
+    """Add one objective's gradient of a step; its weighted mean loss over all processes."""
+    objective, weight = weighted.objective, weighted.weight.at(progress)
+    count = sum(objective.count(batch) for batch in step)
+    own = step[accelerator.process_index :: accelerator.num_processes]
+    mean = sum_over_processes(1.0 / count * objective.backward(own, weight / count), accelerator)
+    state.loss_sums[weighted.name] = state.loss_sums.get(weighted.name, 0.0) + mean
+    return weight * mean
 
 
 def _update(state: State, parameters: list[nn.Parameter], clip_norm: float) -> None:
     nn.utils.clip_grad_norm_(parameters, clip_norm)
     state.optimizer.step()
     state.optimizer.zero_grad(set_to_none=True)
+    if state.average is not None:
+        state.average.update(state.model)
 
 
 def _finish_epoch(setup: Setup, state: State, accelerator: Accelerator, num_steps: int) -> EpochRecord:
     """Evaluate on the main process, tell the others, keep the best weights, move on to the next epoch."""
-    f1 = [_dev_f1(setup, state.model) if accelerator.is_main_process else 0.0]
-    broadcast_object_list(f1)
-    record = EpochRecord(epoch=state.epoch, loss=state.loss_sum / num_steps, f1=f1[0])
-    if state.best is None or record.f1 > state.best.f1:
-        state.best_weights = weights_of(state.model)
+    with state.average.applied(state.model) if state.average else nullcontext():
+        measured = [_measure(setup, state) if accelerator.is_main_process else ({}, 0.0)]
+        broadcast_object_list(measured)
+        dev, score = measured[0]
+        record = EpochRecord(
+            epoch=state.epoch,
+            loss=state.loss_sum / num_steps,
+            losses={name: total / num_steps for name, total in state.loss_sums.items()},
+            dev=dev,
+            score=score,
+        )
+        if state.best is None or record.score > state.best.score:
+            state.best_weights = weights_of(state.model)
     state.history.append(record)
-    state.epoch, state.step, state.loss_sum = state.epoch + 1, 0, 0.0
+    state.epoch, state.step, state.loss_sum, state.loss_sums = state.epoch + 1, 0, 0.0, {}
     return record
 
 
-def _dev_f1(setup: Setup, model: TextModel) -> float:
-    return compare(setup.corpus.dev, predict(setup.recognizer(model), setup.corpus.dev)).micro.f1
+def _measure(setup: Setup, state: State) -> tuple[dict[str, float], float]:
+    """F1 on the dev documents, where there are some; else every objective's loss on what it holds out."""
+    if setup.corpus.dev:
+        f1 = compare(setup.corpus.dev, predict(setup.recognizer(state.model), setup.corpus.dev)).micro.f1
+        return {"f1": f1}, f1
+    state.model.eval()
+    dev = {weighted.name: weighted.objective.dev_loss() for weighted in state.objectives}
+    total = sum(weighted.weight.weight * dev[weighted.name] for weighted in state.objectives)
+    return dev, -total
 
 
 def weights_of(model: nn.Module) -> dict[str, Tensor]:

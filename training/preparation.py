@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ner_service.bundle import Bundle, Manifest
 from ner_service.bundle.manifest import MANIFEST
 from ner_service.errors import ConfigError
-from ner_service.model.config import EncoderConfig, Heads, ModelConfig
+from ner_service.model.config import EmbeddingConfig, EncoderConfig, Heads, LanguageModelConfig, ModelConfig
 from ner_service.model.text_model import TextModel
 from ner_service.recognizer import Recognizer
 from ner_service.records import structure, unstructure
@@ -38,11 +38,11 @@ class Setup:
     weights: Mapping[str, Tensor]
 
     def build_model(self) -> TextModel:
-        """The model at the start of the run. Where the labels are those of the start, their head comes along."""
+        """The model at the start of the run, with what it has in common with the one it starts from."""
         torch.manual_seed(self.run.seed)
         model = TextModel(self.config, len(self.corpus.labels))
         missing, unknown = model.load_state_dict(self.weights, strict=False)
-        if unknown or any(not name.startswith("spans.") for name in missing if self.weights):
+        if unknown or any(name.startswith("encoder.") for name in missing if self.weights):
             raise ConfigError(f"model.start_from: weights do not fit: unknown {unknown}, missing {missing}")
         return model
 
@@ -89,15 +89,31 @@ def prepare(run: RunConfig, folder: Path, data_folder: Path) -> Setup:
         ConfigError, DataError, BundleError: name what is wrong.
     """
     corpus = read_corpus(run.data, data_folder)
-    head = Heads(spans=run.model.head)
+    heads = heads_of(run)
     if run.model.start_from is None:
         tokenizer = _tokenizer(run, corpus, folder)
         encoder = _encoder(run.model.encoder or {}, tokenizer.vocab_size)
         weights: Mapping[str, Tensor] = {}
     else:
-        tokenizer, encoder, weights = _start(run.model.start_from, folder, corpus.labels, head)
+        tokenizer, encoder, weights = _start(run.model.start_from, folder, corpus.labels, heads)
     return Setup(
-        run=run, corpus=corpus, tokenizer=tokenizer, config=ModelConfig(encoder=encoder, heads=head), weights=weights
+        run=run, corpus=corpus, tokenizer=tokenizer, config=ModelConfig(encoder=encoder, heads=heads), weights=weights
+    )
+
+
+def heads_of(run: RunConfig) -> Heads:
+    """The heads that a run trains, and so those of its bundle."""
+    univae, similarity, masked = (
+        run.objectives.univae,
+        run.objectives.similarity,
+        run.objectives.masked_language_model,
+    )
+    writes = univae or masked or (similarity and similarity.generation)
+    return Heads(
+        spans=run.model.head if run.data.train else None,
+        embedding=EmbeddingConfig(size=similarity.size) if similarity else None,
+        language_model=LanguageModelConfig() if writes else None,
+        latent=univae.latent if univae else None,
     )
 
 
@@ -105,7 +121,7 @@ def _tokenizer(run: RunConfig, corpus: Corpus, folder: Path) -> TextTokenizer:
     config = run.tokenizer
     if config.file is not None:
         return _read_tokenizer(folder / config.file)
-    texts = [document.text for document in corpus.train]
+    texts = [*(document.text for document in corpus.train), *corpus.raw.tokenizer_texts()]
     return train_tokenizer(texts, vocab_size=config.vocab_size, min_frequency=config.min_frequency)
 
 
@@ -131,11 +147,14 @@ def _encoder(table: Mapping[str, object], vocab_size: int) -> EncoderConfig:
 def _start(
     name: str, folder: Path, labels: LabelSet, heads: Heads
 ) -> tuple[TextTokenizer, EncoderConfig, dict[str, Tensor]]:
-    """A bundle's encoder, and its head where labels and head are the run's too; or a foreign encoder."""
+    """A bundle's encoder, and its heads that are the run's too; or a foreign encoder."""
     if (folder / name / MANIFEST).is_file():
         bundle = Bundle.load(folder / name)
-        same = bundle.manifest.labels == labels.names and bundle.manifest.model.heads == heads
-        weights = {key: value for key, value in bundle.weights.items() if same or key.startswith("encoder.")}
+        theirs = bundle.manifest.model.heads
+        kept = {head.name for head in fields(Heads) if getattr(theirs, head.name) == getattr(heads, head.name)}
+        if bundle.manifest.labels != labels.names:
+            kept.discard("spans")
+        weights = {key: value for key, value in bundle.weights.items() if key.split(".")[0] in {"encoder", *kept}}
         return bundle.tokenizer, bundle.manifest.model.encoder, weights
     foreign = load_checkpoint(str(folder / name) if (folder / name).is_dir() else name)
     return foreign.tokenizer, foreign.config, {f"encoder.{key}": value for key, value in foreign.weights.items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
@@ -49,7 +49,7 @@ def lost_table(lost: list[Unrepresentable]) -> Table:
 
 
 def show_progress(progress: Iterable[RunProgress], num_epochs: int, console: Console) -> Iterator[RunProgress]:
-    """Pass a run's progress on, with a bar for the run: loss, F1, tokens a second, time left; and a line an epoch.
+    """Pass a run's progress on, with a bar for the run (loss, dev, tokens a second, time left) and a line an epoch.
 
     Where the console is no terminal there are the lines alone.
     """
@@ -57,11 +57,11 @@ def show_progress(progress: Iterable[RunProgress], num_epochs: int, console: Con
         TextColumn("epoch {task.fields[epoch]}"),
         BarColumn(),
         TaskProgressColumn(),
-        TextColumn("loss {task.fields[loss]:.4f}  F1 {task.fields[f1]}  {task.fields[speed]:,.0f} tokens/s"),
+        TextColumn("loss {task.fields[loss]:.4f}  dev {task.fields[dev]}  {task.fields[speed]:,.0f} tokens/s"),
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("", total=None, epoch=1, loss=0.0, f1="-", speed=0.0)
+        task = bar.add_task("", total=None, epoch=1, loss=0.0, dev="-", speed=0.0)
         epoch, loss, num_tokens, since_s = -1, 0.0, 0, time.monotonic()
         for report in progress:
             if report.epoch != epoch:
@@ -74,11 +74,16 @@ def show_progress(progress: Iterable[RunProgress], num_epochs: int, console: Con
                 bar.update(task, total=total, completed=done, epoch=epoch + 1, loss=loss, speed=speed)
             else:
                 record = report.finished
-                bar.update(task, f1=f"{record.f1:.4f}")
-                line = f"epoch {record.epoch + 1}: loss {record.loss:.4f}, dev F1 {record.f1:.4f}"
+                bar.update(task, dev=_listed(record.dev))
+                losses = f" ({_listed(record.losses)})" if len(record.losses) > 1 else ""
+                line = f"epoch {record.epoch + 1}: loss {record.loss:.4f}{losses}, dev {_listed(record.dev)}"
                 console.print(line, highlight=False)
                 num_tokens, since_s = 0, time.monotonic()
             yield report
+
+
+def _listed(values: Mapping[str, float]) -> str:
+    return ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in values.items())
 
 
 def _cells(score: Score) -> tuple[str, str, str, str]:

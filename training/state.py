@@ -3,51 +3,76 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ner_service.errors import ConfigError
 from ner_service.model.text_model import TextModel
+from training.objectives import Weighted
+from training.steps import AveragedWeights
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EpochRecord:
-    """What an epoch came to: the mean loss of its steps, and F1 on the dev documents at the model's thresholds."""
+    """What an epoch came to.
+
+    `loss` is the mean weighted loss of its steps, `losses` the unweighted ones by objective. `dev` is what was measured
+    on what is held out: F1 at the model's thresholds, or losses by objective; `score` makes one number of it, the
+    higher the better.
+    """
 
     epoch: int
     loss: float
-    f1: float
+    losses: Mapping[str, float]
+    dev: Mapping[str, float]
+    score: float
 
 
 @dataclass(slots=True, kw_only=True)
 class State:
-    """Model and optimiser, the place in the run, and the best weights so far."""
+    """Model, objectives and optimiser, the place in the run, and the best weights so far.
+
+    `extra` are the objectives' parameters that are not the model's; `average` is set where weights are averaged.
+    """
 
     model: TextModel
+    objectives: tuple[Weighted, ...]
+    extra: nn.ModuleDict
     optimizer: torch.optim.Optimizer
+    average: AveragedWeights | None = None
     epoch: int = 0
     step: int = 0
     loss_sum: float = 0.0
+    loss_sums: dict[str, float] = field(default_factory=dict)
     history: list[EpochRecord] = field(default_factory=list)
     best_weights: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def best(self) -> EpochRecord | None:
-        """The epoch with the highest F1, the first of equals."""
-        return max(self.history, key=lambda record: (record.f1, -record.epoch), default=None)
+        """The epoch with the highest score, the first of equals."""
+        return max(self.history, key=lambda record: (record.score, -record.epoch), default=None)
+
+    def parameters(self) -> Iterable[nn.Parameter]:
+        """All that is trained."""
+        modules: tuple[nn.Module, ...] = (self.model, self.extra)
+        return (parameter for module in modules for parameter in module.parameters() if parameter.requires_grad)
 
     def save(self, path: Path, fingerprint: str) -> None:
         """Write a snapshot; `fingerprint` says which run it belongs to."""
         value = {
             "fingerprint": fingerprint,
             "model": self.model.state_dict(),
+            "extra": self.extra.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "average": self.average and {"weights": self.average.weights, "num_updates": self.average.num_updates},
             "epoch": self.epoch,
             "step": self.step,
             "loss_sum": self.loss_sum,
+            "loss_sums": self.loss_sums,
             "history": [asdict(record) for record in self.history],
             "best_weights": self.best_weights,
         }
@@ -68,7 +93,13 @@ class State:
         if value["fingerprint"] != fingerprint:
             raise ConfigError(f"{path}: belongs to another configuration or to other data; expected the same run")
         self.model.load_state_dict(value["model"])
+        self.extra.load_state_dict(value["extra"])
         self.optimizer.load_state_dict(value["optimizer"])
-        self.epoch, self.step, self.loss_sum = value["epoch"], value["step"], value["loss_sum"]
+        if self.average is not None:
+            self.average.num_updates = value["average"]["num_updates"]
+            for name, tensor in value["average"]["weights"].items():
+                self.average.weights[name].copy_(tensor)
+        self.epoch, self.step = value["epoch"], value["step"]
+        self.loss_sum, self.loss_sums = value["loss_sum"], value["loss_sums"]
         self.history = [EpochRecord(**record) for record in value["history"]]
         self.best_weights = value["best_weights"]

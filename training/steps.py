@@ -1,4 +1,4 @@
-"""What wraps a step: optimiser groups, the schedule, the randomness of a step, gradients over processes.
+"""What wraps a step: optimiser groups, the schedule, randomness, gradients over processes, FGM, averaged weights.
 
 Knows modules and numbers; knows no data and no loss.
 """
@@ -7,21 +7,26 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Generic, TypeVar
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
 from training.config import OptimizerConfig
+from training.objectives import Objective
+
+T = TypeVar("T")
 
 NOT_DECAYED = (nn.Embedding, nn.LayerNorm, nn.RMSNorm)
 
 
-def build_optimizer(encoder: nn.Module, head: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
-    """AdamW in four groups: encoder and head by learning rate, weights of linear maps with decay, all else without."""
+def build_optimizer(encoder: nn.Module, heads: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
+    """AdamW in four groups: encoder and heads by learning rate, weights of linear maps with decay, all else without."""
     groups = []
-    for module, lr in ((encoder, config.lr), (head, config.head_lr)):
+    for module, lr in ((encoder, config.lr), (heads, config.head_lr)):
         decayed, plain = _by_decay(module)
         groups.append({"params": decayed, "lr": lr, "weight_decay": config.weight_decay})
         groups.append({"params": plain, "lr": lr, "weight_decay": 0.0})
@@ -62,6 +67,72 @@ def sum_gradients(parameters: Iterable[Tensor], accelerator: Accelerator) -> Non
     total = accelerator.reduce(flat, reduction="sum")
     for tensor, part in zip(tensors, total.split([tensor.numel() for tensor in tensors]), strict=True):
         tensor.grad = part.view_as(tensor)
+
+
+class Adversarial(Generic[T]):
+    """An objective whose every step is learnt twice: as it is, and after the token embeddings were moved against it.
+
+    The embeddings E move by epsilon * g / |g| for the gradient g of the whole step, and back.
+
+    Source: Miyato et al., FGM (arXiv 1605.07725); kexue.fm/archives/7234.
+    """
+
+    def __init__(
+        self, objective: Objective[T], embedding: nn.Embedding, epsilon: float, accelerator: Accelerator
+    ) -> None:
+        self.objective = objective
+        self.extra = objective.extra
+        self.steps, self.count, self.num_tokens = objective.steps, objective.count, objective.num_tokens
+        self.dev_loss = objective.dev_loss
+        self.embedding = embedding
+        self.epsilon = epsilon
+        self.accelerator = accelerator
+
+    def backward(self, batches: Sequence[T], scale: float) -> float:
+        """The gradient of both passes; the loss of the first."""
+        weight = self.embedding.weight
+        before = torch.zeros_like(weight) if weight.grad is None else weight.grad.clone()
+        summed = self.objective.backward(batches, scale)
+        own = torch.zeros_like(weight) if weight.grad is None else weight.grad - before
+        gradient = own if self.accelerator.num_processes == 1 else self.accelerator.reduce(own, reduction="sum")
+        kept = weight.detach().clone()
+        weight.data.add_(gradient * (self.epsilon / gradient.norm().clamp(min=1e-12)))
+        self.objective.backward(batches, scale)
+        weight.data.copy_(kept)
+        return summed
+
+
+class AveragedWeights:
+    """The exponential moving average of a model's floating-point weights and buffers; the others are copied.
+
+    The share that stays is min(decay, (1 + n) / (10 + n)) after n updates, so that the average of a short run is not
+    its random start.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.num_updates = 0
+        self.weights = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        stays = min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
+        for name, tensor in model.state_dict().items():
+            if tensor.is_floating_point():
+                self.weights[name].lerp_(tensor, 1.0 - stays)
+            else:
+                self.weights[name].copy_(tensor)
+        self.num_updates += 1
+
+    @contextmanager
+    def applied(self, model: nn.Module) -> Iterator[None]:
+        """Within, the model has the averaged weights."""
+        current = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+        model.load_state_dict(self.weights)
+        try:
+            yield
+        finally:
+            model.load_state_dict(current)
 
 
 def sum_over_processes(value: float, accelerator: Accelerator) -> float:

@@ -8,13 +8,11 @@ from pathlib import Path
 from ner_service.formats import write_documents
 from ner_service.model.config import HeadConfig, Heads, ModelConfig, RoFormerConfig
 from ner_service.types import Document, LabelSet, WindowLimits
-from training.config import BatchConfig, DataConfig, ModelSection, RunConfig, load_run
+from training.config import BatchConfig, DataConfig, ModelSection, RunConfig, SourceConfig, load_run
 from training.data.sources import Corpus
 from training.data.tokenizer_training import train_tokenizer
 from training.preparation import Setup, prepare
 from training.sample import sample_documents, write_sample
-from training.state import State
-from training.steps import build_optimizer
 
 SMALL = (
     "device=cpu",
@@ -49,12 +47,6 @@ def small_setup(folder: Path, *settings: str) -> Setup:
     return prepare(load_run(folder / "run.toml", [*SMALL, *settings]), folder, folder)
 
 
-def new_state(setup: Setup) -> State:
-    """A run's state before its first step."""
-    model = setup.build_model()
-    return State(model=model, optimizer=build_optimizer(model.encoder, model.spans, setup.run.optimizer))
-
-
 def setup_of(
     documents: Sequence[Document],
     labels: Sequence[str],
@@ -76,7 +68,7 @@ def setup_of(
     )
     run = RunConfig(
         name="small",
-        data=DataConfig(train=()),
+        data=DataConfig(train=(SourceConfig(path="in memory"),)),
         model=ModelSection(encoder={"kind": "roformer"}, head=head),
         window=window or WindowLimits(),
         batch=BatchConfig(tokens=batch_tokens),

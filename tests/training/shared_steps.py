@@ -13,8 +13,9 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from tests.training.runs import NO_DROPOUT, new_state, small_setup
+from tests.training.runs import NO_DROPOUT, small_setup
 from training import loop
+from training.assembly import new_state
 from training.loop import weights_of
 from training.state import State
 
@@ -24,7 +25,7 @@ def record_steps(folder: Path, output: Path, *settings: str) -> None:
     torch.set_num_threads(1)
     setup = small_setup(folder, *NO_DROPOUT, *settings)
     accelerator = Accelerator(cpu=True)
-    state = new_state(setup)
+    state = new_state(setup, Accelerator(cpu=True))
     gradients: dict[str, torch.Tensor] = {}
     update = loop._update
 
@@ -43,7 +44,7 @@ def record_steps(folder: Path, output: Path, *settings: str) -> None:
         "num_processes": accelerator.num_processes,
         "steps": [report.num_steps for report in reports],
         "losses": [report.loss for report in reports],
-        "f1": [record.f1 for record in state.history],
+        "f1": [record.score for record in state.history],
         "gradients": gradients,
         "weights": weights_of(state.model),
     }

@@ -9,19 +9,20 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from tests.training.runs import new_state, small_setup, write_run
+from tests.training.runs import small_setup, write_run
 from training import loop
+from training.assembly import new_state
 from training.loop import Progress, train, weights_of
 
 
 def scripted_f1(monkeypatch: pytest.MonkeyPatch, *values: float) -> None:
     script = iter(values)
-    monkeypatch.setattr(loop, "_dev_f1", lambda *_: next(script))
+    monkeypatch.setattr(loop, "_measure", lambda *_: ({}, next(script)))
 
 
 def test_reports_of_a_run(run_folder: Path) -> None:
     setup = small_setup(run_folder, "epochs=2")
-    state = new_state(setup)
+    state = new_state(setup, Accelerator(cpu=True))
     reports = list(train(setup, state, Accelerator(cpu=True)))
     num_steps = reports[0].num_steps
     assert num_steps > 2
@@ -41,12 +42,12 @@ def test_reports_of_a_run(run_folder: Path) -> None:
 def test_stops_when_f1_has_not_risen_for_patience_epochs(run_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scripted_f1(monkeypatch, 0.1, 0.5, 0.5, 0.4, 0.9)
     setup = small_setup(run_folder, "epochs=5", "patience=2", "batch.tokens=2048")
-    state = new_state(setup)
+    state = new_state(setup, Accelerator(cpu=True))
     weights: list[dict[str, Tensor]] = []
     for report in train(setup, state, Accelerator(cpu=True)):
         if report.finished:
             weights.append(weights_of(state.model))
-    assert [record.f1 for record in state.history] == [0.1, 0.5, 0.5, 0.4]
+    assert [record.score for record in state.history] == [0.1, 0.5, 0.5, 0.4]
     assert state.best is not None
     assert state.best.epoch == 1
     best = state.best_weights
@@ -57,7 +58,7 @@ def test_stops_when_f1_has_not_risen_for_patience_epochs(run_folder: Path, monke
 def test_without_patience_every_epoch_is_run(run_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scripted_f1(monkeypatch, 0.5, 0.4, 0.3, 0.2)
     setup = small_setup(run_folder, "epochs=4", "batch.tokens=2048")
-    state = new_state(setup)
+    state = new_state(setup, Accelerator(cpu=True))
     list(train(setup, state, Accelerator(cpu=True)))
     assert len(state.history) == 4
 
@@ -65,14 +66,14 @@ def test_without_patience_every_epoch_is_run(run_folder: Path, monkeypatch: pyte
 def test_a_model_that_finds_everything_does_not_break_the_run_off(run_folder: Path) -> None:
     """Before it has learnt anything it may have more candidates than a window may emit."""
     setup = small_setup(run_folder, "epochs=1", "batch.tokens=2048", "window.max_tokens=128")
-    state = new_state(setup)
+    state = new_state(setup, Accelerator(cpu=True))
     with torch.no_grad():
         dict(state.model.named_parameters())["spans.terms.bias"].fill_(20.0)
     documents = tuple(type(d)(d.text * 4, d.entities, d.id) for d in setup.corpus.dev)
     assert max(map(len, setup.tokenizer.encode_batch([d.text for d in documents]))) > 50
     object.__setattr__(setup.corpus, "dev", documents)
     list(train(setup, state, Accelerator(cpu=True)))
-    assert [record.f1 for record in state.history] == [0.0]
+    assert [record.score for record in state.history] == [0.0]
 
 
 def final_loss(reports: list[Progress]) -> float:
@@ -84,7 +85,7 @@ def test_bf16_learns_what_fp32_learns(run_folder: Path) -> None:
     losses = []
     for precision in ("no", "bf16"):
         setup = small_setup(run_folder, "epochs=3", "optimizer.lr=2e-3", "optimizer.head_lr=2e-3")
-        state = new_state(setup)
+        state = new_state(setup, Accelerator(cpu=True))
         accelerator = Accelerator(cpu=True, mixed_precision=precision)
         losses.append(final_loss(list(train(setup, state, accelerator))))
         assert all(parameter.dtype == torch.float32 for parameter in state.model.parameters())
@@ -112,7 +113,7 @@ def test_learns_its_training_documents_by_heart(tmp_path: Path, kind: str) -> No
         "optimizer.head_lr=5e-3",
         "model.encoder.dropout=0.0",
     )
-    state = new_state(setup)
+    state = new_state(setup, Accelerator(cpu=True))
     list(train(setup, state, Accelerator(cpu=True)))
-    assert state.history[-1].f1 > 0.95
-    assert state.history[0].f1 < 0.5
+    assert state.history[-1].score > 0.95
+    assert state.history[0].score < 0.5

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator
 
 from tests.training.runs import small_setup
 from tests.training.shared_steps import record_steps
@@ -71,8 +72,8 @@ def test_both_processes_hold_the_same_weights(two_processes: Path) -> None:
 def test_in_the_last_step_one_process_was_idle(run_folder: Path) -> None:
     """Or the tests above would not show what an idle one does."""
     setup = small_setup(run_folder, *EPOCHS)
-    objective = SpansObjective(setup, setup.build_model(), torch.device("cpu"), torch.enable_grad)
-    assert [len(objective.batches(epoch)) % 2 for epoch in range(2)] == [1, 1]
+    objective = SpansObjective(setup, setup.build_model(), Accelerator(cpu=True))
+    assert [len(objective.steps(epoch)) % 2 for epoch in range(2)] == [1, 1]
 
 
 def test_without_accumulation_one_process_takes_other_steps(

@@ -48,7 +48,7 @@ def test_lost_entities_are_listed() -> None:
 
 
 def reports() -> list[Progress]:
-    record = EpochRecord(epoch=0, loss=1.25, f1=0.5)
+    record = EpochRecord(epoch=0, loss=1.25, losses={"spans": 1.25}, dev={"f1": 0.5}, score=0.5)
     return [
         Progress(epoch=0, step=1, num_steps=2, loss=1.5, num_tokens=10),
         Progress(epoch=0, step=2, num_steps=2, loss=1.0, num_tokens=10),

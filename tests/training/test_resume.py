@@ -11,10 +11,12 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator
 from typer.testing import CliRunner
 
 from ner_service.errors import ConfigError
-from tests.training.runs import new_state, set_options, small_setup, write_run
+from tests.training.runs import set_options, small_setup, write_run
+from training.assembly import new_state
 from training.cli import app
 from training.state import EpochRecord
 
@@ -105,15 +107,15 @@ def train(folder: Path, output: Path, *options: str) -> Any:
 
 def test_a_state_comes_back_from_its_snapshot(run_folder: Path, tmp_path: Path) -> None:
     setup = small_setup(run_folder)
-    state = new_state(setup)
+    state = new_state(setup, Accelerator(cpu=True))
     torch.stack([parameter.square().sum() for parameter in state.model.parameters()]).sum().backward()
     state.optimizer.step()
     state.epoch, state.step, state.loss_sum = 3, 2, 1.5
-    state.history = [EpochRecord(epoch=0, loss=0.5, f1=0.25)]
+    state.history = [EpochRecord(epoch=0, loss=0.5, losses={"spans": 0.5}, dev={"f1": 0.25}, score=0.25)]
     state.best_weights = {"weight": torch.arange(3.0)}
     state.save(tmp_path / "snapshot.pt", "mark")
 
-    other = new_state(setup)
+    other = new_state(setup, Accelerator(cpu=True))
     other.restore(tmp_path / "snapshot.pt", "mark")
     assert (other.epoch, other.step, other.loss_sum) == (3, 2, 1.5)
     assert [asdict(record) for record in other.history] == [{"epoch": 0, "loss": 0.5, "f1": 0.25}]

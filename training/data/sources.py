@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ner_service.errors import ConfigError
 from ner_service.formats import read_documents
 from ner_service.types import Document, Entity, LabelSet
 from training.config import DataConfig, SourceConfig
+from training.data.pairs import read_pairs
+from training.data.raw import RawCorpus, fraction_of
+from training.data.texts import TextStream
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Corpus:
-    """What a run reads: its labels, its documents, and a digest of all of them."""
+    """What a run reads: its labels and documents, texts and pairs without labels, and a digest of all of them."""
 
     labels: LabelSet
     train: tuple[Document, ...]
     dev: tuple[Document, ...]
     sha256: str
+    raw: RawCorpus = field(default_factory=RawCorpus)
 
 
 def read_corpus(config: DataConfig, folder: Path) -> Corpus:
@@ -30,12 +34,14 @@ def read_corpus(config: DataConfig, folder: Path) -> Corpus:
         DataError: a file has a fault.
         ConfigError: a source's labels do not fit the run's, or there is nothing to train on.
     """
+    if not config.train:
+        raw = _read_raw(config, (), folder)
+        return Corpus(labels=LabelSet(()), train=(), dev=(), sha256=raw.sha256(), raw=raw)
     train = [document for source in config.train for document in read_source(source, folder)]
     dev = [document for source in config.dev for document in read_source(source, folder)]
     if not config.dev:
-        threshold = int(config.dev_fraction * 2**32)
-        dev = [document for document in train if _hash(document.text) < threshold]
-        train = [document for document in train if _hash(document.text) >= threshold]
+        dev = [document for document in train if fraction_of(document.text) < config.dev_fraction]
+        train = [document for document in train if fraction_of(document.text) >= config.dev_fraction]
     labels = LabelSet(config.labels or sorted({entity.label for document in train for entity in document.entities}))
     train = [document for document in train if document.annotated is None or not document.annotated.isdisjoint(labels)]
     if not train or not len(labels):
@@ -49,7 +55,11 @@ def read_corpus(config: DataConfig, folder: Path) -> Corpus:
                 raise ConfigError(
                     f"data.labels: found {entity.label!r} in document {document.id!r}, expected {_listed(labels)}"
                 )
-    return Corpus(labels=labels, train=tuple(train), dev=tuple(dev), sha256=digest(train, dev))
+    raw = _read_raw(config, train, folder)
+    sha256 = digest(train, dev)
+    if raw.files:
+        sha256 = hashlib.sha256(f"{sha256} {raw.sha256()}".encode()).hexdigest()
+    return Corpus(labels=labels, train=tuple(train), dev=tuple(dev), sha256=sha256, raw=raw)
 
 
 def read_source(source: SourceConfig, folder: Path) -> Iterator[Document]:
@@ -68,6 +78,19 @@ def digest(train: Iterable[Document], dev: Iterable[Document]) -> str:
             keys = [entity.key for entity in document.entities]
             total.update(repr((part, document.text, keys, annotated, document.flat)).encode("utf-8"))
     return total.hexdigest()
+
+
+def _read_raw(config: DataConfig, train: Sequence[Document], folder: Path) -> RawCorpus:
+    """Texts and pairs; with documents none of them is held out, for the documents' F1 is what is measured."""
+    texts = tuple(folder / path for path in config.texts)
+    pairs = tuple(folder / path for path in config.pairs)
+    return RawCorpus(
+        stream=TextStream(texts, config.round_lines) if texts else None,
+        fixed=tuple(document.text for document in train),
+        all_pairs=tuple(pair for path in pairs for pair in read_pairs(path)),
+        dev_fraction=0.0 if train else config.dev_fraction,
+        files=(*texts, *pairs),
+    )
 
 
 def _check_annotated(config: DataConfig, labels: LabelSet) -> None:
@@ -96,7 +119,3 @@ def _relabel(document: Document, source: SourceConfig) -> Document:
 
 def _listed(labels: LabelSet) -> str:
     return "one of " + ", ".join(map(repr, labels))
-
-
-def _hash(text: str) -> int:
-    return int.from_bytes(hashlib.sha256(text.encode("utf-8")).digest()[:4], "big")

@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol, TypeVar
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+from torch import nn
+
+from training.config import WeightConfig
 
 T = TypeVar("T")
 
 
 class Objective(Protocol[T]):
-    """Owns how documents become its batches, its loss and its way back; T is its own kind of batch."""
+    """Owns how data becomes its batches, its loss and its way back; T is its own kind of batch.
 
-    def batches(self, epoch: int) -> Sequence[T]:
-        """All batches of an epoch, the same on every process."""
+    `extra` are parameters that leave with the objective: they are trained and not part of the model.
+    """
+
+    extra: nn.Module | None
+
+    def steps(self, epoch: int) -> Sequence[Sequence[T]]:
+        """The batches of every step of an epoch, the same on every process."""
         ...
 
     def count(self, batch: T) -> float:
@@ -21,6 +31,31 @@ class Objective(Protocol[T]):
 
     def num_tokens(self, batch: T) -> int: ...
 
-    def backward(self, batch: T, scale: float) -> float:
-        """Add the gradient of `scale` times the batch's summed loss; return that summed loss, unscaled."""
+    def backward(self, batches: Sequence[T], scale: float) -> float:
+        """Add the gradient of `scale` times the summed loss of this process's share of a step.
+
+        Called on every process in every step, with an empty share too. Returns the summed loss of the share, unscaled.
+        """
         ...
+
+    def dev_loss(self) -> float:
+        """The mean loss over what is held out, without dropout.
+
+        Raises:
+            ConfigError: nothing is held out.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Weighted:
+    """An objective of a run, its name in the configuration, and its weight beside the others."""
+
+    name: str
+    objective: Objective[Any]
+    weight: WeightConfig
+
+
+def steps_of(batches: Sequence[T], batches_a_step: int) -> list[Sequence[T]]:
+    """Batches in their order, so many a step; the last step has what is left."""
+    return [batches[first : first + batches_a_step] for first in range(0, len(batches), batches_a_step)]

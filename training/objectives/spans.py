@@ -7,44 +7,42 @@ mention of another label in a flat document. Shapes: B texts, C labels, L tokens
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from accelerate import Accelerator
+from torch import Tensor, nn
 
-from ner_service.model.batch import pad
+from ner_service.model.batch import Batch, pad
 from ner_service.model.text_model import TextModel
 from training.data.augmentation import join_documents
 from training.data.loader import batches_of_epoch
 from training.data.targets import Example, encode_documents
-from training.losses import sparse_zlpr
+from training.losses import sparse_zlpr, symmetric_kl
+from training.objectives import steps_of
 from training.preparation import Setup
 
 
 class SpansObjective:
     """Trains encoder and pointer head on annotated documents."""
 
-    def __init__(
-        self,
-        setup: Setup,
-        model: TextModel,
-        device: torch.device,
-        autocast: Callable[[], AbstractContextManager[object]],
-    ) -> None:
+    extra: nn.Module | None = None
+
+    def __init__(self, setup: Setup, model: TextModel, accelerator: Accelerator) -> None:
         self.run = setup.run
         self.documents = setup.corpus.train
+        self.dev_documents = setup.corpus.dev
         self.tokenizer = setup.tokenizer
         self.labels = setup.corpus.labels
         self.model = model
-        self.device = device
-        self.autocast = autocast
+        self.accelerator = accelerator
 
-    def batches(self, epoch: int) -> list[list[Example]]:
+    def steps(self, epoch: int) -> list[Sequence[list[Example]]]:
         generator = random.Random(f"join {self.run.seed} {epoch}")
         documents = join_documents(self.documents, self.run.data.join, generator)
         examples, _ = encode_documents(documents, self.tokenizer, self.run.window, self.labels)
-        return list(batches_of_epoch(examples, self.run.batch.tokens, seed=self.run.seed, epoch=epoch))
+        batches = list(batches_of_epoch(examples, self.run.batch.tokens, seed=self.run.seed, epoch=epoch))
+        return steps_of(batches, self.run.batch.accumulate * self.accelerator.num_processes)
 
     def count(self, batch: list[Example]) -> float:
         return float(sum(sum(example.annotated) for example in batch))
@@ -52,21 +50,47 @@ class SpansObjective:
     def num_tokens(self, batch: list[Example]) -> int:
         return sum(len(example) for example in batch)
 
-    def backward(self, batch: list[Example], scale: float) -> float:
-        total = self.loss(batch)
-        (total * scale).backward()
-        return float(total.detach())
+    def backward(self, batches: Sequence[list[Example]], scale: float) -> float:
+        summed = 0.0
+        for batch in batches:
+            total = self.loss(batch)
+            (total * scale).backward()
+            summed += float(total.detach())
+        return summed
+
+    @torch.no_grad()
+    def dev_loss(self) -> float:
+        examples, _ = encode_documents(self.dev_documents, self.tokenizer, self.run.window, self.labels)
+        batches = list(batches_of_epoch(examples, self.run.batch.tokens, seed=0, epoch=0))
+        return sum(float(self.loss(batch)) for batch in batches) / sum(map(self.count, batches))
 
     def loss(self, batch: list[Example]) -> Tensor:
-        """The loss summed over texts and annotated labels."""
-        inputs = pad([example.encoding.token_ids for example in batch], self.tokenizer.pad_id, self.device)
-        with self.autocast():
-            scores_BCLL = self.model(inputs)
-        unknown_BCLL = unknown_cells(batch, len(self.labels), scores_BCLL.shape[-1]).to(self.device)
-        scores_BCLL = scores_BCLL.masked_fill(unknown_BCLL, -torch.inf)
-        positive_BCP = positive_cells(batch, len(self.labels), scores_BCLL.shape[-1]).to(self.device)
-        annotated_BC = torch.tensor([example.annotated for example in batch], device=self.device)
-        return (sparse_zlpr(scores_BCLL, positive_BCP) * annotated_BC).sum()
+        """The loss summed over texts and annotated labels; in training with R-Drop, if the run has it."""
+        device = self.accelerator.device
+        inputs = pad([example.encoding.token_ids for example in batch], self.tokenizer.pad_id, device)
+        length = inputs.token_ids_BL.shape[1]
+        unknown_BCLL = unknown_cells(batch, len(self.labels), length).to(device)
+        positive_BCP = positive_cells(batch, len(self.labels), length).to(device)
+        alpha = self.run.regularisation.r_drop if self.model.training else 0.0
+        grids = [self._scores(inputs, unknown_BCLL) for _ in range(2 if alpha else 1)]
+        loss_BC = torch.stack([sparse_zlpr(scores_BCLL, positive_BCP) for scores_BCLL in grids]).mean(0)
+        if alpha:
+            loss_BC = loss_BC + alpha / 4 * r_drop(*grids)
+        return (loss_BC * torch.tensor([example.annotated for example in batch], device=device)).sum()
+
+    def _scores(self, inputs: Batch, unknown_BCLL: Tensor) -> Tensor:
+        with self.accelerator.autocast():
+            scores_BCLL: Tensor = self.model(inputs)
+        return scores_BCLL.masked_fill(unknown_BCLL, -torch.inf)
+
+
+def r_drop(first_BCLL: Tensor, second_BCLL: Tensor) -> Tensor:
+    """The disagreement of two passes, averaged over the cells that count: loss_BC.
+
+    Source: Liang et al., R-Drop (arXiv 2106.14448), in the closed form of independent sigmoids.
+    """
+    counted_BCLL = first_BCLL > -torch.inf
+    return symmetric_kl(first_BCLL, second_BCLL).sum((2, 3)) / counted_BCLL.sum((2, 3)).clamp(min=1)
 
 
 def positive_cells(batch: Sequence[Example], num_labels: int, length: int) -> Tensor:

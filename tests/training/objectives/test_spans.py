@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
 import torch
+from accelerate import Accelerator
 from torch import Tensor
 
 from ner_service.model.batch import pad
@@ -33,7 +33,7 @@ HEADS = {kind: HeadConfig(kind=kind, head_size=8) for kind in ("global_pointer",
 def objective_of(setup: Setup) -> tuple[SpansObjective, TextModel, list[Example]]:
     model = setup.build_model().double()
     examples, _ = encode_documents(setup.corpus.train, setup.tokenizer, setup.run.window, setup.corpus.labels)
-    return SpansObjective(setup, model, torch.device("cpu"), nullcontext), model, examples
+    return SpansObjective(setup, model, Accelerator(cpu=True)), model, examples
 
 
 @pytest.fixture(params=HEADS)
@@ -107,7 +107,7 @@ def gradients(objective: SpansObjective, model: TextModel, batches: list[list[Ex
     model.zero_grad()
     scale = 1.0 / sum(objective.count(batch) for batch in batches)
     for batch in batches:
-        objective.backward(batch, scale)
+        objective.backward([batch], scale)
     return {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
 
 
@@ -160,6 +160,6 @@ def test_batches_of_an_epoch_are_the_same_every_time(setup: Setup) -> None:
     run = replace(setup.run, data=replace(setup.run.data, join=0.5), batch=BatchConfig(tokens=40))
     setup = replace(setup, run=run)
     objective, _, _ = objective_of(setup)
-    assert objective.batches(1) == objective.batches(1)
-    orders = {tuple(tuple(e.encoding.token_ids for e in batch) for batch in objective.batches(i)) for i in range(8)}
+    assert objective.steps(1) == objective.steps(1)
+    orders = {tuple(tuple(e.encoding.token_ids for e in batch) for (batch,) in objective.steps(i)) for i in range(8)}
     assert len(orders) > 1

@@ -1,0 +1,64 @@
+"""A prepared run -> its objectives and its state before the first step: the one place that knows every objective."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from accelerate import Accelerator
+from torch import nn
+
+from ner_service.model.encoders import Encoder
+from ner_service.model.text_model import TextModel
+from training.config import WeightConfig
+from training.objectives import Objective, Weighted
+from training.preparation import Setup
+from training.state import State
+from training.steps import Adversarial, AveragedWeights, build_optimizer
+
+LEADING = WeightConfig(weight=1.0)
+
+
+def new_state(setup: Setup, accelerator: Accelerator) -> State:
+    """Model, objectives and optimiser of a run, on the accelerator's device.
+
+    Raises:
+        ConfigError: an objective asks for what the encoder, the tokenizer or the data cannot give.
+    """
+    run = setup.run
+    model = setup.build_model().to(accelerator.device)
+    objectives = build_objectives(setup, model, accelerator)
+    extra = nn.ModuleDict({o.name: o.objective.extra for o in objectives if o.objective.extra is not None})
+    extra.to(accelerator.device)
+    heads = nn.ModuleList([part for name, part in model.named_children() if name != "encoder"])
+    optimizer = build_optimizer(model.encoder, nn.ModuleList([*heads, extra]), run.optimizer)
+    average = AveragedWeights(model, run.regularisation.ema) if run.regularisation.ema else None
+    return State(model=model, objectives=objectives, extra=extra, optimizer=optimizer, average=average)
+
+
+def build_objectives(setup: Setup, model: TextModel, accelerator: Accelerator) -> tuple[Weighted, ...]:
+    """What the run learns: the spans of its documents first, if it has any, then what its configuration names."""
+    run, table = setup.run, setup.run.objectives
+    built: list[Weighted] = []
+    if setup.corpus.train:
+        from training.objectives.spans import SpansObjective
+
+        spans: Objective[Any] = SpansObjective(setup, model, accelerator)
+        if run.regularisation.fgm:
+            embedding = cast(Encoder, model.encoder).token_embedding
+            spans = Adversarial(spans, embedding, run.regularisation.fgm, accelerator)
+        built.append(Weighted("spans", spans, LEADING))
+    if table.univae:
+        from training.objectives.univae import UniVAEObjective
+
+        built.append(Weighted("univae", UniVAEObjective(setup, model, accelerator, table.univae), table.univae))
+    if table.similarity:
+        from training.objectives.similarity import SimilarityObjective
+
+        similarity = SimilarityObjective(setup, model, accelerator, table.similarity)
+        built.append(Weighted("similarity", similarity, table.similarity))
+    if table.masked_language_model:
+        from training.objectives.masked_language_model import MaskedLanguageModelObjective
+
+        masked = MaskedLanguageModelObjective(setup, model, accelerator, table.masked_language_model)
+        built.append(Weighted("masked_language_model", masked, table.masked_language_model))
+    return tuple(built)
