@@ -102,10 +102,10 @@ class GaussianPosterior(nn.Module):
         return torch.randn(num, self.size, generator=generator)
 
     def _normalise(self, raw_BX: Tensor) -> Tensor:
-        if self.training and len(raw_BX) > 1:
-            normalised_BX: Tensor = self.norm(raw_BX)
-            return normalised_BX
-        return functional.batch_norm(raw_BX, self.norm.running_mean, self.norm.running_var, eps=BATCH_NORM_EPS)
+        if len(raw_BX) < 2:
+            return functional.batch_norm(raw_BX, self.norm.running_mean, self.norm.running_var, eps=BATCH_NORM_EPS)
+        normalised_BX: Tensor = self.norm(raw_BX)
+        return normalised_BX
 
 
 class PointPosterior(nn.Module):

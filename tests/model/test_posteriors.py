@@ -310,6 +310,7 @@ def test_gaussian_scales_begin_at_three_quarters_and_one_quarter() -> None:
     torch.testing.assert_close(mean, math.sqrt(0.75) * normalised[:, :SIZE], rtol=0, atol=0.03)
     torch.testing.assert_close(deviation, (math.sqrt(0.25) * normalised[:, SIZE:]).abs(), rtol=0, atol=0.03)
     assert posterior.theta.tolist() == [0.0] * SIZE
+    assert [name for name, _ in posterior.named_parameters()] == ["theta"]
 
 
 def test_gaussian_divergence_is_the_closed_form() -> None:
