@@ -170,7 +170,7 @@ class SimilarityConfig(WeightConfig):
         _check("batch_pairs", self.batch_pairs, self.batch_pairs >= 2, "2 or more")
         _check("chunk_pairs", self.chunk_pairs, self.chunk_pairs >= 1, "1 or more")
         if (self.stage == "distillation") != (self.teacher is not None):
-            raise ValueError(f"stage {self.stage!r}, teacher {self.teacher!r}: expected a teacher for distillation alone")
+            raise ValueError(f"stage {self.stage!r}, teacher {self.teacher!r}: expected a teacher to distil from")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -83,7 +83,8 @@ def show_progress(progress: Iterable[RunProgress], num_epochs: int, console: Con
 
 
 def _listed(values: Mapping[str, float]) -> str:
-    return ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in values.items())
+    named = {"F1" if name == "f1" else name.replace("_", " "): value for name, value in values.items()}
+    return ", ".join(f"{name} {value:.4f}" for name, value in named.items())
 
 
 def _cells(score: Score) -> tuple[str, str, str, str]:

@@ -20,8 +20,6 @@ from training.objectives import Objective
 
 T = TypeVar("T")
 
-NOT_DECAYED = (nn.Embedding, nn.LayerNorm, nn.RMSNorm)
-
 
 def build_optimizer(encoder: nn.Module, heads: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
     """AdamW in four groups: encoder and heads by learning rate, weights of linear maps with decay, all else without."""
@@ -145,7 +143,7 @@ def _by_decay(module: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
     decayed: list[Tensor] = []
     plain: list[Tensor] = []
     for part in module.modules():
-        for name, parameter in part.named_parameters(recurse=False):
-            bare = isinstance(part, NOT_DECAYED) or name.endswith("bias")
+        for parameter in part.parameters(recurse=False):
+            bare = isinstance(part, nn.Embedding) or parameter.ndim < 2
             (plain if bare else decayed).append(parameter)
     return decayed, plain

@@ -20,6 +20,7 @@ from ner_service.model.batch import pad
 from ner_service.model.config import RoFormerConfig
 from ner_service.model.encoders.roformer import RoFormer
 from training.gradient_cache import CachedLoss, Encoded, cached_backward
+from training.losses import pair_contrast
 from training.steps import sum_gradients
 
 Texts = list[list[int]]
@@ -79,11 +80,8 @@ def split(rows: Texts, sizes: Sequence[int]) -> list[Texts]:
 
 
 def contrast(vectors_NE: Tensor) -> Tensor:
-    """The mean over all vectors of the cross entropy of finding the neighbour, 2i and 2i + 1, among all others."""
-    unit_NE = functional.normalize(vectors_NE, dim=-1)
-    scores_NN = SCALE * unit_NE @ unit_NE.T
-    scores_NN = scores_NN.masked_fill(torch.eye(len(unit_NE), dtype=torch.bool), torch.finfo(scores_NN.dtype).min)
-    return functional.cross_entropy(scores_NN, torch.arange(len(unit_NE)) ^ 1)
+    """The mean contrast of all pairs, 2i and 2i + 1."""
+    return pair_contrast(vectors_NE, SCALE).mean()
 
 
 def word_loss(model: TinyEncoder, hidden_BLD: Tensor, chunk: Texts) -> Tensor:

@@ -85,8 +85,8 @@ def test_bf16_learns_what_fp32_learns(run_folder: Path) -> None:
     losses = []
     for precision in ("no", "bf16"):
         setup = small_setup(run_folder, "epochs=3", "optimizer.lr=2e-3", "optimizer.head_lr=2e-3")
-        state = new_state(setup, Accelerator(cpu=True))
         accelerator = Accelerator(cpu=True, mixed_precision=precision)
+        state = new_state(setup, accelerator)
         losses.append(final_loss(list(train(setup, state, accelerator))))
         assert all(parameter.dtype == torch.float32 for parameter in state.model.parameters())
         accelerator.free_memory()
