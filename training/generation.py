@@ -1,0 +1,112 @@
+"""Tokens drawn one after another from a model with a `language_model` head.
+
+Knows neither labels nor what the keys and values stand for that its tokens attend to: a sentence read before, a code.
+Shapes: N rows, D hidden, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from ner_service.errors import ConfigError
+from ner_service.model.attention import KeyValueCache
+from ner_service.model.batch import pad_targets
+from ner_service.model.encoders import Encoder, walked
+from ner_service.model.text_model import TextModel
+from ner_service.text.tokenizer import TextTokenizer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How a row's tokens are drawn: `end_id` ends it, `barred_ids` never stand in it, `max_tokens` is the most it has.
+
+    Each token is drawn from the smallest set of likeliest ones that hold a share `top_p`; 0 takes the likeliest alone.
+    """
+
+    end_id: int
+    barred_ids: frozenset[int]
+    max_tokens: int
+    top_p: float
+
+    @classmethod
+    def of_tokenizer(cls, tokenizer: TextTokenizer, *, max_tokens: int, top_p: float) -> Sampling:
+        """Of the special tokens only the one that ends a text is drawn.
+
+        Raises:
+            ConfigError: the tokenizer puts nothing at a text's end, or `top_p` is no probability.
+        """
+        if not tokenizer.end_ids:
+            raise ConfigError("tokenizer: found no token after a text, expected one that ends what is generated")
+        if not 0.0 <= top_p <= 1.0:
+            raise ConfigError(f"top_p: found {top_p}, expected a probability, 0 to 1")
+        end_id = tokenizer.end_ids[0]
+        return cls(end_id=end_id, barred_ids=tokenizer.special_ids - {end_id}, max_tokens=max_tokens, top_p=top_p)
+
+
+@torch.inference_mode()
+def decode_tokens(
+    model: TextModel,
+    hidden_ND: Tensor,
+    caches: Sequence[KeyValueCache],
+    sampling: Sampling,
+    *,
+    first_position: int,
+    generator: torch.Generator | None = None,
+) -> list[tuple[int, ...]]:
+    """The token ids of N rows; the end id stands last in a row that came to it.
+
+    Args:
+        model: in evaluation mode, with a `language_model` head and an encoder that is walked.
+        hidden_ND: the last state of each row so far, from which its first token is drawn.
+        caches: what each layer's tokens attend to besides their own past, of N rows; extended.
+        sampling: how tokens are drawn.
+        first_position: where the first drawn token stands.
+        generator: of the CPU, whatever the device.
+
+    Raises:
+        ConfigError: the encoder is a foreign one.
+    """
+    assert model.language_model is not None
+    encoder = walked(cast(Encoder, model.encoder), "generation")
+    barred = torch.tensor(sorted(sampling.barred_ids), dtype=torch.long, device=hidden_ND.device)
+    running_N = torch.ones(len(hidden_ND), dtype=torch.bool)
+    drawn: list[Tensor] = []
+    for position in range(first_position, first_position + sampling.max_tokens):
+        logits_NV = model.language_model(hidden_ND, encoder.token_embedding.weight).float()
+        logits_NV = logits_NV.index_fill(-1, barred, -torch.inf)
+        uniform_N = torch.rand(len(hidden_ND), generator=generator)
+        token_N = nucleus_tokens(logits_NV, sampling.top_p, uniform_N.to(hidden_ND.device)).cpu()
+        drawn.append(token_N.where(running_N, torch.tensor(sampling.end_id)))
+        running_N &= token_N != sampling.end_id
+        if not running_N.any():
+            break
+        batch = pad_targets(drawn[-1][:, None].tolist(), sampling.end_id, hidden_ND.device, first_position=position)
+        hidden_ND = encoder(batch, caches)[:, -1]
+    return [_ended(row, sampling.end_id) for row in torch.stack(drawn, dim=-1).tolist()]
+
+
+def nucleus_tokens(logits_NV: Tensor, top_p: float, uniform_N: Tensor) -> Tensor:
+    """A token of each row by inverse transform of a number from 0 to below 1.
+
+    It comes from the nucleus: the smallest set of likeliest tokens whose probabilities add up to `top_p` or more, the
+    likeliest one always among them.
+
+    Source: Holtzman et al., The Curious Case of Neural Text Degeneration (arXiv 1904.09751).
+    """
+    probability_NV, token_NV = logits_NV.softmax(-1).sort(dim=-1, descending=True, stable=True)
+    total_NV = probability_NV.cumsum(-1)
+    inside_NV = (total_NV - probability_NV < top_p) & (probability_NV > 0)
+    last_N1 = inside_NV.sum(-1, keepdim=True).clamp(min=1) - 1
+    height_N1 = uniform_N[:, None] * total_NV.gather(-1, last_N1)
+    rank_N1 = torch.searchsorted(total_NV, height_N1, right=True).minimum(last_N1)
+    return token_NV.gather(-1, rank_N1)[:, 0]
+
+
+def _ended(row: Sequence[int], end_id: int) -> tuple[int, ...]:
+    """The row up to its first end."""
+    return tuple(row[: row.index(end_id) + 1] if end_id in row else row)
