@@ -138,11 +138,10 @@ def _gather(vectors: Sequence[Tensor], accelerator: Accelerator) -> list[Tensor]
 
 def _backward(encoded: Encoded, gradient_NE: Tensor) -> float:
     """Send the vectors' gradient and that of the own loss back together; the own loss."""
-    vectors_NE = encoded.vectors_NE
-    gradient_NE = gradient_NE.to(vectors_NE)
+    surrogate = (encoded.vectors_NE * gradient_NE).sum()
     if encoded.own_loss is None:
-        torch.autograd.backward([vectors_NE], [gradient_NE])
+        surrogate.backward()
         return 0.0
     own = encoded.own_loss()
-    torch.autograd.backward([vectors_NE, own], [gradient_NE, None])
+    (surrogate + own).backward()
     return float(own.detach())
