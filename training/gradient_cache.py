@@ -29,9 +29,9 @@ T = TypeVar("T")
 class Encoded:
     """What a chunk becomes.
 
-    `own_loss` gives what the chunk loses whatever the others hold: a scalar, already scaled, from the graph that the
-    vectors come from. A mean over tokens is divided by the tokens of the whole batch, not by those of the chunk. It is
-    called in the second pass alone.
+    `own_loss` gives what the chunk loses whatever the others hold: a scalar, from the graph that the vectors come from.
+    A mean over tokens is divided by the tokens of the whole batch, not by those of the chunk. It is called in the
+    second pass alone.
     """
 
     vectors_NE: Tensor
@@ -40,7 +40,7 @@ class Encoded:
 
 @dataclass(frozen=True, slots=True)
 class CachedLoss:
-    """This process's share of the loss of all vectors, and the sum of its chunks' own losses.
+    """This process's share of the loss of all vectors, and the sum of its chunks' own losses, both unscaled.
 
     Summed over the processes they are the loss of the batch.
     """
@@ -71,20 +71,25 @@ def cached_backward(
     chunks: Sequence[T],
     loss: Callable[[Tensor], Tensor],
     accelerator: Accelerator,
+    scale: float = 1.0,
 ) -> CachedLoss:
-    """Add the gradient of `loss(all vectors)` and of the chunks' own losses to the parameters behind `encode`.
+    """Add the gradient of `scale` times `loss(all vectors)` and the chunks' own losses to what is behind `encode`.
 
     Every process calls this with its own chunks, be they none, and adds what its own vectors contribute: gradients
     are to be summed over the processes, not averaged. Memory is that of one chunk with its graph, and of all vectors.
+    A single chunk of a single process is encoded once.
 
     Args:
-        encode: A chunk to its vectors. It runs twice and must do the same both times: what is random in it is drawn
+        encode: A chunk to its vectors. It may run twice and must do the same both times: what is random in it is drawn
             from torch's own generators, and autocast is applied in it, not around the call.
         chunks: What this process encodes.
-        loss: The vectors [N, E] of all processes, process by process and chunk by chunk, to a scalar that is already
-            scaled. Without parameters of its own. Vectors of less than single precision come in single precision.
+        loss: The vectors [N, E] of all processes, process by process and chunk by chunk, to a scalar. Without
+            parameters of its own. Vectors of less than single precision come in single precision.
         accelerator: Its processes take part.
+        scale: The weight of the losses' gradient.
     """
+    if accelerator.num_processes == len(chunks) == 1:
+        return _straight(encode(chunks[0]), loss, scale)
     vectors: list[Tensor] = []
     states: list[RandomState] = []
     with torch.no_grad():
@@ -96,8 +101,16 @@ def cached_backward(
     with torch.random.fork_rng(_cuda_devices(), device_type="cuda"):
         for chunk, state, gradient_NE in zip(chunks, states, gradients, strict=True):
             state.restore()
-            own += _backward(encode(chunk), gradient_NE)
+            own += _backward(encode(chunk), gradient_NE, scale)
     return CachedLoss(coupled / accelerator.num_processes, own)
+
+
+def _straight(encoded: Encoded, loss: Callable[[Tensor], Tensor], scale: float) -> CachedLoss:
+    """One graph for all there is."""
+    coupled = loss(_wide(encoded.vectors_NE))
+    own = encoded.own_loss() if encoded.own_loss else torch.zeros_like(coupled)
+    (scale * (coupled + own)).backward()
+    return CachedLoss(float(coupled.detach()), float(own.detach()))
 
 
 def _cuda_devices() -> range:
@@ -107,7 +120,11 @@ def _cuda_devices() -> range:
 
 def _kept(vectors_NE: Tensor) -> Tensor:
     # A copy, since a view would hold on to all hidden states that it is a part of.
-    return vectors_NE.to(torch.promote_types(vectors_NE.dtype, torch.float32), copy=True)
+    return _wide(vectors_NE).clone()
+
+
+def _wide(vectors_NE: Tensor) -> Tensor:
+    return vectors_NE.to(torch.promote_types(vectors_NE.dtype, torch.float32))
 
 
 def _coupled(
@@ -136,12 +153,9 @@ def _gather(vectors: Sequence[Tensor], accelerator: Accelerator) -> list[Tensor]
     return [rows_NE[:count] for rows_NE, count in zip(gathered_PNE, forms[:, 0].tolist(), strict=True)]
 
 
-def _backward(encoded: Encoded, gradient_NE: Tensor) -> float:
+def _backward(encoded: Encoded, gradient_NE: Tensor, scale: float) -> float:
     """Send the vectors' gradient and that of the own loss back together; the own loss."""
     surrogate = (encoded.vectors_NE * gradient_NE).sum()
-    if encoded.own_loss is None:
-        surrogate.backward()
-        return 0.0
-    own = encoded.own_loss()
-    (surrogate + own).backward()
+    own = encoded.own_loss() if encoded.own_loss else torch.zeros_like(surrogate)
+    (scale * (surrogate + own)).backward()
     return float(own.detach())

@@ -397,3 +397,43 @@ def test_c8_must_fail_where_vectors_are_not_gathered() -> None:
         mixed_backward(model, chunks, NUM_TOKENS, one_process())
     mixed_backward(expected, split(TEXTS, UNEVEN), NUM_TOKENS, one_process())
     assert relative(gradient_of(model), gradient_of(expected)) > 1e-2
+
+
+# ---- scale, a single chunk
+
+
+@pytest.mark.parametrize("sizes", [UNEVEN, (12,)])
+@pytest.mark.parametrize("scale", [0.25, 0.0])
+def test_scale_weighs_the_gradient_not_the_loss_told(
+    together: tuple[Tensor, float, float], sizes: Sequence[int], scale: float
+) -> None:
+    model = tiny_encoder()
+
+    def encode(chunk: Texts) -> Encoded:
+        hidden_BLD = model.hidden(chunk)
+        vectors_NE = model.embedding(hidden_BLD[:, 0])
+        return Encoded(vectors_NE, lambda: own_loss(model, hidden_BLD, chunk, len(TEXTS), NUM_TOKENS))
+
+    loss = cached_backward(encode, split(TEXTS, sizes), contrast, one_process(), scale)
+    torch.testing.assert_close(gradient_of(model), scale * together[0], rtol=1e-10, atol=1e-14)
+    assert (loss.coupled, loss.own) == pytest.approx(together[1:], rel=1e-12)
+
+
+@pytest.mark.parametrize(("sizes", "expected"), [((12,), 1), ((6, 6), 4)])
+def test_a_single_chunk_is_encoded_once(sizes: Sequence[int], expected: int) -> None:
+    model, passes = tiny_encoder(), []
+
+    def encode(chunk: Texts) -> Encoded:
+        passes.append(chunk)
+        return Encoded(model.vectors(chunk))
+
+    cached_backward(encode, split(TEXTS, sizes), contrast, one_process())
+    assert len(passes) == expected
+
+
+def test_a_single_chunk_in_half_precision_has_the_loss_in_single() -> None:
+    found = cached_half(tiny_encoder(DROPOUT, torch.float32), [TEXTS])
+    expected = tiny_encoder(DROPOUT, torch.float32)
+    torch.manual_seed(3)
+    contrast(half_vectors(expected, TEXTS).float()).backward()
+    assert relative(found, gradient_of(expected)) < 1e-6
