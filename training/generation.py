@@ -1,24 +1,149 @@
-"""Tokens drawn one after another from a model with a `language_model` head.
+"""Tokens drawn one after another from a model with a `language_model` head, and sentences similar to a given one.
 
-Knows neither labels nor what the keys and values stand for that its tokens attend to: a sentence read before, a code.
-Shapes: N rows, D hidden, V vocabulary.
+`decode_tokens` knows not what the keys and values stand for that its tokens attend to: a sentence read before, a code.
+Knows no label. Shapes: N rows, D hidden, V vocabulary, E embedding width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from ner_service.errors import ConfigError
+from ner_service.errors import ConfigError, TextTooLongError
 from ner_service.model.attention import KeyValueCache
-from ner_service.model.batch import pad_targets
+from ner_service.model.batch import pad, pad_targets
 from ner_service.model.encoders import Encoder, walked
 from ner_service.model.text_model import TextModel
+from ner_service.recognizer import BATCH_TOKENS, Recognizer, Vectors
+from ner_service.text.planning import plan_groups
 from ner_service.text.tokenizer import TextTokenizer
+from ner_service.types import Encoding
+from training.data.projection import bare
+
+TOP_P = 0.95
+
+
+@dataclass(frozen=True, slots=True)
+class Similar:
+    """A text, and the cosine of its vector with that of the text it was compared with."""
+
+    text: str
+    cosine: float
+
+
+def similar_sentences(
+    recognizer: Recognizer,
+    text: str,
+    *,
+    num_samples: int = 100,
+    keep: int = 20,
+    top_p: float = TOP_P,
+    generator: torch.Generator | None = None,
+) -> list[Similar]:
+    """Sentences drawn from a model trained under UniLM's mask, the most similar first; never the text itself.
+
+    Source: github.com/ZhuiyiTechnology/roformer-sim.
+
+    Raises:
+        MissingHeadError: the model has no `language_model` or no `embedding` head.
+        ConfigError: the encoder is a foreign one.
+        TextTooLongError: the text needs more than one window.
+    """
+    source = read_source(recognizer, text)
+    drawn = generate(recognizer, source.token_ids, num_samples, top_p=top_p, generator=generator)
+    return rank(recognizer, text, distinct(text, drawn))[:keep]
+
+
+def read_source(recognizer: Recognizer, text: str) -> Encoding:
+    """A text that similar ones can be drawn for and compared with.
+
+    Raises:
+        MissingHeadError: the model has no `language_model` or no `embedding` head.
+        TextTooLongError: the text needs more than one window.
+    """
+    recognizer.require_head("language_model")
+    recognizer.require_head("embedding")
+    windows = recognizer.encode(text)
+    if len(windows) > 1:
+        raise TextTooLongError(
+            f"found a text of {len(windows)} windows, expected one of at most {recognizer.limits.max_tokens} tokens"
+        )
+    return windows[0].encoding
+
+
+def generate(
+    recognizer: Recognizer,
+    source: Sequence[int],
+    num_rows: int,
+    *,
+    top_p: float = TOP_P,
+    generator: torch.Generator | None = None,
+) -> list[str]:
+    """Texts drawn for the tokens of a source: those of `num_rows` that end within twice its length.
+
+    The source is read once, with the special tokens around it; some of its tokens may be masked.
+
+    Raises:
+        ConfigError: the encoder is a foreign one, or the tokenizer marks no text's end.
+    """
+    model, tokenizer = recognizer.model, recognizer.tokenizer
+    encoder = walked(cast(Encoder, model.encoder), "generation")
+    sampling = Sampling.of_tokenizer(tokenizer, max_tokens=2 * len(source), top_p=top_p)
+    caches = [KeyValueCache() for _ in range(encoder.num_layers)]
+    with torch.inference_mode():
+        last_1D = encoder(pad([source], tokenizer.pad_id, recognizer.device), caches)[:, -1]
+    rows = decode_tokens(
+        model,
+        last_1D.expand(num_rows, -1),
+        [cache.repeat(num_rows) for cache in caches],
+        sampling,
+        first_position=len(source),
+        generator=generator,
+    )
+    return [tokenizer.decode(row) for row in rows if row[-1] == sampling.end_id]
+
+
+def distinct(text: str, candidates: Iterable[str]) -> list[str]:
+    """Those candidates that are not empty and differ, by more than white space, from the text and those before them."""
+    first: dict[str, str] = {}
+    for candidate in candidates:
+        first.setdefault(bare(candidate), candidate)
+    return [candidate for key, candidate in first.items() if key not in ("", bare(text))]
+
+
+def rank(recognizer: Recognizer, text: str, candidates: Sequence[str]) -> list[Similar]:
+    """The candidates by the cosine of their vectors with that of the text, the most similar first.
+
+    Raises:
+        MissingHeadError: the model has no `embedding` head.
+    """
+    source_E, *vectors = _vectors(recognizer, [text, *candidates])
+    found = [
+        Similar(candidate, cosine(source_E, vector_E)) for candidate, vector_E in zip(candidates, vectors, strict=True)
+    ]
+    return sorted(found, key=lambda similar: -similar.cosine)
+
+
+def cosine(first_E: Vectors, second_E: Vectors) -> float:
+    """Of the angle between two vectors of any length; 0 where one of them has no direction."""
+    norms = float(np.linalg.norm(first_E)) * float(np.linalg.norm(second_E))
+    return float(first_E @ second_E) / norms if norms else 0.0
+
+
+def _vectors(recognizer: Recognizer, texts: Sequence[str]) -> list[Vectors]:
+    """A unit vector a text, of all of its windows."""
+    spans = [recognizer.encode(text) for text in texts]
+    encodings = [window.encoding for windows in spans for window in windows]
+    found: dict[int, Vectors] = {}
+    for group in plan_groups([len(encoding) for encoding in encodings], BATCH_TOKENS, padded=recognizer.pads):
+        found.update(zip(group, recognizer.embed([encodings[index] for index in group]), strict=True))
+    stream = iter(found[index] for index in range(len(encodings)))
+    return [recognizer.pool([next(stream) for _ in windows]) for windows in spans]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -14,6 +14,9 @@ from training.config import DataConfig, SourceConfig
 from training.data.pairs import read_pairs
 from training.data.raw import RawCorpus, fraction_of
 from training.data.texts import TextStream
+
+AUGMENTED_FROM = "augmented_from"
+"""Metadata of a document that was made of another: the text of that one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,8 +43,10 @@ def read_corpus(config: DataConfig, folder: Path) -> Corpus:
     train = [document for source in config.train for document in read_source(source, folder)]
     dev = [document for source in config.dev for document in read_source(source, folder)]
     if not config.dev:
-        dev = [document for document in train if fraction_of(document.text) < config.dev_fraction]
-        train = [document for document in train if fraction_of(document.text) >= config.dev_fraction]
+        dev = [document for document in train if _is_held_out(document, config.dev_fraction)]
+        train = [document for document in train if not _is_held_out(document, config.dev_fraction)]
+    dev_texts = {document.text for document in dev}
+    train = [document for document in train if not _leaks(document, dev_texts)]
     labels = LabelSet(config.labels or sorted({entity.label for document in train for entity in document.entities}))
     train = [document for document in train if document.annotated is None or not document.annotated.isdisjoint(labels)]
     if not train or not len(labels):
@@ -91,6 +96,17 @@ def _read_raw(config: DataConfig, train: Sequence[Document], folder: Path) -> Ra
         dev_fraction=0.0 if train else config.dev_fraction,
         files=(*texts, *pairs),
     )
+
+
+def _is_held_out(document: Document, dev_fraction: float) -> bool:
+    """A text alone decides, wherever it stands; an augmented document is never measured on."""
+    return AUGMENTED_FROM not in document.metadata and fraction_of(document.text) < dev_fraction
+
+
+def _leaks(document: Document, dev_texts: Set[str]) -> bool:
+    """Whether a document was augmented from what is measured on, or happens to read like it."""
+    source = document.metadata.get(AUGMENTED_FROM)
+    return source is not None and (str(source) in dev_texts or document.text in dev_texts)
 
 
 def _check_annotated(config: DataConfig, labels: LabelSet) -> None:

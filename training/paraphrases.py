@@ -1,0 +1,149 @@
+"""A labelled document -> more of them: other sentences of the same meaning in which every entity stands as it stood.
+
+Tokens outside entities are masked here and there, sentences drawn for what is left, and those kept that hold every
+mention as often as the source, resemble it, and are not it. Knows no file.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+
+from ner_service.errors import ConfigError, TextTooLongError
+from ner_service.recognizer import Recognizer
+from ner_service.types import Document, Encoding, Entity
+from training.data.projection import Mentions, bare
+from training.data.sources import AUGMENTED_FROM
+from training.data.words import word_groups, word_spans
+from training.generation import generate, rank, read_source
+
+MASKED_SHARE = 0.15
+"""Of the words outside entities, before sentences are drawn."""
+
+ROWS = 8
+"""Sentences drawn for one masked source."""
+
+REASONS: Mapping[str, str] = {
+    "unfinished": "no end within twice the source's length",
+    "same": "the source itself",
+    "duplicate": "drawn before",
+    "entities": "a mention is missing, one too many, or inside another word",
+    "overlap": "entities overlap otherwise than in the source",
+    "far": "cosine below the threshold",
+    "surplus": "good, but others are more similar",
+}
+"""Why a candidate is refused, in the order of asking."""
+
+UNFIT: Mapping[str, str] = {
+    "no_entity": "no entity, so nothing tells a good candidate",
+    "ambiguous": "a mention also stands where it is no entity, or another",
+    "too_long": "more than one window",
+}
+"""Why nothing is drawn for a document."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """At most `per_document` of `num_samples` candidates whose cosine with the source is `threshold` or more."""
+
+    per_document: int = 3
+    threshold: float = 0.7
+    num_samples: int = 64
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Paraphrased:
+    """New documents of one source, and why candidates (`refused`) or the source itself (`unfit`) gave none."""
+
+    documents: tuple[Document, ...] = ()
+    refused: Counter[str] = field(default_factory=Counter)
+    unfit: str | None = None
+
+
+def paraphrase(recognizer: Recognizer, document: Document, recipe: Recipe) -> Paraphrased:
+    """Documents made of one, the most similar first; the same whatever other documents there are.
+
+    Source: the augmentation of kexue.fm/archives/8454, with every mention checked.
+
+    Raises:
+        MissingHeadError: the model has no `language_model` or no `embedding` head.
+        ConfigError: the encoder is a foreign one, or the tokenizer has no token for masks.
+    """
+    mentions = Mentions.of(document)
+    if mentions is None or not document.entities:
+        return Paraphrased(unfit="ambiguous" if mentions is None else "no_entity")
+    try:
+        encoding = read_source(recognizer, document.text)
+    except TextTooLongError:
+        return Paraphrased(unfit="too_long")
+    drawn = _draw(recognizer, document, encoding, recipe)
+    refused = Counter(unfinished=recipe.num_samples - len(drawn))
+    labelled = _project(document.text, mentions, drawn, refused)
+    ranked = rank(recognizer, document.text, list(labelled))
+    near = [similar for similar in ranked if similar.cosine >= recipe.threshold]
+    kept = near[: recipe.per_document]
+    refused.update(far=len(ranked) - len(near), surplus=len(near) - len(kept))
+    return Paraphrased(
+        documents=tuple(_document(document, similar.text, labelled[similar.text]) for similar in kept), refused=refused
+    )
+
+
+def mask_outside(
+    encoding: Encoding, document: Document, mask_id: int, share: float, generator: random.Random
+) -> tuple[int, ...]:
+    """The tokens of a document, a share of its words masked; words that touch an entity are left alone."""
+    masked = list(encoding.token_ids)
+    for group in word_groups(encoding, word_spans(document.text)):
+        start, end = encoding.offsets[group[0]][0], encoding.offsets[group[-1]][1]
+        apart = all(entity.end <= start or end <= entity.start for entity in document.entities)
+        if apart and generator.random() < share:
+            for index in group:
+                masked[index] = mask_id
+    return tuple(masked)
+
+
+def _draw(recognizer: Recognizer, document: Document, encoding: Encoding, recipe: Recipe) -> list[str]:
+    mask_id = recognizer.tokenizer.mask_id
+    if mask_id is None:
+        raise ConfigError("tokenizer: found no token for masks, expected one")
+    choices = random.Random(f"{recipe.seed} {document.text}")
+    generator = torch.Generator().manual_seed(choices.getrandbits(63))
+    drawn: list[str] = []
+    for first in range(0, recipe.num_samples, ROWS):
+        source = mask_outside(encoding, document, mask_id, MASKED_SHARE, choices)
+        num_rows = min(ROWS, recipe.num_samples - first)
+        drawn += generate(recognizer, source, num_rows, generator=generator)
+    return drawn
+
+
+def _project(
+    text: str, mentions: Mentions, candidates: Sequence[str], refused: Counter[str]
+) -> dict[str, tuple[Entity, ...]]:
+    """The candidates that hold the mentions, with their entities; the others are counted."""
+    source, seen = bare(text), set[str]()
+    labelled: dict[str, tuple[Entity, ...]] = {}
+    for candidate in candidates:
+        key = bare(candidate)
+        if key == source:
+            refused["same"] += 1
+        elif key in seen:
+            refused["duplicate"] += 1
+        else:
+            seen.add(key)
+            entities = mentions.project(candidate)
+            if isinstance(entities, str):
+                refused[entities] += 1
+            else:
+                labelled[candidate] = entities
+    return labelled
+
+
+def _document(source: Document, text: str, entities: tuple[Entity, ...]) -> Document:
+    """A document in the source's place; it names the text that it comes from, so that the two are never parted."""
+    metadata = {AUGMENTED_FROM: source.text, **source.metadata}
+    return replace(source, text=text, entities=entities, id=None, metadata=metadata)
