@@ -9,8 +9,8 @@ that of one batch without dropout and to that of one graph over the chunks with 
 that do not know of each other stands beside them.
 
 memory: the peak resident memory of a process that takes a step, less that of an idle one, which has imported the same
-and holds the model and the rows. Gradients, activations, vectors and code that the kernels load are counted; there is no
-optimizer. Compared with the same rows in plain batches of a chunk's size, a step each, gradients set to None in
+and holds the model and the rows. Gradients, activations, vectors and code that the kernels load are counted; there is
+no optimizer. Compared with the same rows in plain batches of a chunk's size, a step each, gradients set to None in
 between; beside it, the same chunks with gradients added up. All of it twice: `held`, where the allocator gives freed
 blocks back at once (glibc's MALLOC_MMAP_THRESHOLD_), so that a peak is what was held, and `kept`, where it is left as
 it is. The expectation is of `held`. Linux only.
