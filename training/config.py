@@ -216,7 +216,11 @@ class RegularisationConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunConfig:
-    """A complete run. `patience` is the number of epochs without a better dev score after which it stops early."""
+    """A complete run.
+
+    Dev is measured after every `evaluate_every` epochs and after the last one. `patience` is the number of epochs
+    without a better dev score after which the run stops early.
+    """
 
     name: str
     description: str = ""
@@ -226,6 +230,7 @@ class RunConfig:
     precision: Literal["fp32", "bf16"] = "fp32"
     epochs: int = 10
     patience: int | None = None
+    evaluate_every: int = 1
     data: DataConfig
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     model: ModelSection
@@ -237,6 +242,7 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         _check("epochs", self.epochs, self.epochs >= 1, "1 or more")
+        _check("evaluate_every", self.evaluate_every, self.evaluate_every >= 1, "1 or more")
 
 
 def load_run(path: Path, overrides: Sequence[str] = ()) -> RunConfig:

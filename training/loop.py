@@ -6,6 +6,7 @@ alone and `State` holds everything else, so a run that was killed and resumed en
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -88,8 +89,9 @@ def _update(state: State, parameters: list[nn.Parameter], clip_norm: float) -> N
 
 def _finish_epoch(setup: Setup, state: State, accelerator: Accelerator, num_steps: int) -> EpochRecord:
     """Evaluate on the main process, tell the others, keep the best weights, move on to the next epoch."""
+    due = (state.epoch + 1) % setup.run.evaluate_every == 0 or state.epoch + 1 == setup.run.epochs
     with state.average.applied(state.model) if state.average else nullcontext():
-        measured = [_measure(setup, state) if accelerator.is_main_process else ({}, 0.0)]
+        measured = [_measure(setup, state) if due and accelerator.is_main_process else ({}, -math.inf)]
         broadcast_object_list(measured)
         dev, score = measured[0]
         record = EpochRecord(
@@ -99,7 +101,7 @@ def _finish_epoch(setup: Setup, state: State, accelerator: Accelerator, num_step
             dev=dev,
             score=score,
         )
-        if state.best is None or record.score > state.best.score:
+        if due and (state.best is None or record.score > state.best.score):
             state.best_weights = weights_of(state.model)
     state.history.append(record)
     state.epoch, state.step, state.loss_sum, state.loss_sums = state.epoch + 1, 0, 0.0, {}

@@ -76,7 +76,8 @@ def show_progress(progress: Iterable[RunProgress], num_epochs: int, console: Con
                 record = report.finished
                 bar.update(task, dev=_listed(record.dev))
                 losses = f" ({_listed(record.losses)})" if len(record.losses) > 1 else ""
-                line = f"epoch {record.epoch + 1}: loss {record.loss:.4f}{losses}, dev {_listed(record.dev)}"
+                dev = f", dev {_listed(record.dev)}" if record.dev else ""
+                line = f"epoch {record.epoch + 1}: loss {record.loss:.4f}{losses}{dev}"
                 console.print(line, highlight=False)
                 num_tokens, since_s = 0, time.monotonic()
             yield report

@@ -22,7 +22,7 @@ class EpochRecord:
 
     `loss` is the mean weighted loss of its steps, `losses` the unweighted ones by objective. `dev` is what was measured
     on what is held out: F1 at the model's thresholds, or losses by objective; `score` makes one number of it, the
-    higher the better.
+    higher the better. After an epoch without a measure `dev` is empty and `score` the lowest there is.
     """
 
     epoch: int

@@ -1,0 +1,275 @@
+"""What an auxiliary objective or a regulariser is worth: F1, time and memory of every arm, three seeds each.
+
+    python -m benchmarks.ablation --data FOLDER --state FOLDER [--jobs 2] [--minutes 30]
+    python -m benchmarks.ablation --table
+
+FOLDER of the data holds `cluener` and `cmeee`, each with `train.jsonl.gz` and `dev.jsonl.gz`; runs, their subsets and
+bundles stand in the state folder. A finished run is a line of `benchmarks/results/ablation.jsonl` and is never run
+again, so a killed command goes on with the run that it was in.
+
+Every arm is the recipe of its data with a few settings more. The number of epochs is fixed beforehand and the last
+epoch's F1 is the one that counts, so nothing is chosen on the dev documents. A run has one thread; its time is that of
+the processor, which a busy machine disturbs least.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import os
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from benchmarks.candidates import processor
+from training.data.raw import fraction_of
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks/results/ablation.jsonl"
+SEEDS = (0, 1, 2)
+PLAIN = "plain"
+SIMILAR = "roformer_sim"
+AUGMENTED = "augmentation"
+
+ARMS: dict[str, tuple[str, ...]] = {
+    PLAIN: (),
+    "contrast": (
+        "objectives.similarity.generation=0.0",
+        "objectives.similarity.noise=0.0",
+        "objectives.similarity.batch_pairs=16",
+        "objectives.similarity.final_weight=0.0",
+    ),
+    SIMILAR: ("objectives.similarity.batch_pairs=8", "objectives.similarity.final_weight=0.0"),
+    "univae_vmf": ("objectives.univae.latent.num_latents=2", "objectives.univae.final_weight=0.0"),
+    "univae_gaussian": (
+        "objectives.univae.latent.num_latents=2",
+        'objectives.univae.latent.posterior="gaussian"',
+        "objectives.univae.final_weight=0.0",
+    ),
+    "r_drop": ("regularisation.r_drop=4.0",),
+    "fgm": ("regularisation.fgm=1.0",),
+    "ema": ("regularisation.ema=0.99",),
+    AUGMENTED: (),
+}
+EPOCHS = {("cluener", 0.01): 80, ("cluener", 0.1): 20, ("cluener", 1.0): 5, ("cmeee", 1.0): 2}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """One training run: an arm on a share of a data set with a seed."""
+
+    data: str
+    share: float
+    arm: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.data}-{self.share:g}-{self.arm}-{self.seed}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """What came of a run. `cpu_s` is processor time and `peak_mib` the largest resident size of its process."""
+
+    data: str
+    share: float
+    arm: str
+    seed: int
+    epochs: int
+    settings: tuple[str, ...]
+    f1: float
+    cpu_s: float
+    peak_mib: float
+    num_augmented: int
+    date: str
+    hardware: str
+
+    @property
+    def run(self) -> Run:
+        return Run(data=self.data, share=self.share, arm=self.arm, seed=self.seed)
+
+
+def read_rows(path: Path = RESULTS) -> list[Row]:
+    """The finished runs."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    values = (json.loads(line) for line in lines)
+    return [Row(**{**value, "settings": tuple(value["settings"])}) for value in values]
+
+
+def planned(rows: Sequence[Row]) -> list[Run]:
+    """Runs still to do, as far as is known: which arms go on to other shares depends on those of a tenth."""
+    everything = _runs("cluener", 0.1, ARMS)
+    first = means(rows, "cluener", 0.1)
+    if all(len(seeds_of(rows, "cluener", 0.1, arm)) == len(SEEDS) for arm in ARMS):
+        ranked = sorted((arm for arm in ARMS if arm != PLAIN), key=lambda arm: -first[arm])
+        everything += _runs("cluener", 0.01, [PLAIN, *ranked[:3]])
+        everything += _runs("cluener", 1.0, [PLAIN, ranked[0]])
+        everything += _runs("cmeee", 1.0, [PLAIN, ranked[0]])
+    else:
+        everything += _runs("cluener", 1.0, [PLAIN]) + _runs("cmeee", 1.0, [PLAIN])
+    done = {row.run for row in rows}
+    return [run for run in everything if run not in done]
+
+
+def _runs(data: str, share: float, arms: Iterable[str]) -> list[Run]:
+    return [Run(data=data, share=share, arm=arm, seed=seed) for seed in SEEDS for arm in arms]
+
+
+def seeds_of(rows: Iterable[Row], data: str, share: float, arm: str) -> list[Row]:
+    """The rows of an arm, one a seed."""
+    return [row for row in rows if (row.data, row.share, row.arm) == (data, share, arm)]
+
+
+def means(rows: Sequence[Row], data: str, share: float) -> dict[str, float]:
+    """Mean F1 of every arm that has a row."""
+    found = {arm: seeds_of(rows, data, share, arm) for arm in ARMS}
+    return {arm: statistics.fmean(row.f1 for row in own) for arm, own in found.items() if own}
+
+
+def execute(run: Run, data: Path, state: Path) -> Row | None:
+    """Train from the start, for its whole cost is measured; None where another arm's bundle is needed first."""
+    folder = state / run.name
+    folder.mkdir(parents=True, exist_ok=True)
+    train = subset(run, data, state)
+    sources = [train]
+    usage = Usage()
+    if run.arm == AUGMENTED:
+        teacher = state / Run(data=run.data, share=run.share, arm=SIMILAR, seed=run.seed).name / "run/bundle"
+        if not teacher.exists():
+            return None
+        sources.append(augmented(teacher, train, folder, run.seed, usage))
+    listed = ", ".join(f'{{ path = "{source}" }}' for source in sources)
+    epochs = EPOCHS[run.data, run.share]
+    settings = (f"seed={run.seed}", f"epochs={epochs}", f"evaluate_every={epochs}", *ARMS[run.arm])
+    files = (f"data.train=[{listed}]", f'data.dev=[{{ path = "{data / run.data}/dev.jsonl.gz" }}]')
+    recipe, output = ROOT / f"training/recipes/{run.data}.toml", folder / "run"
+    shutil.rmtree(output, ignore_errors=True)
+    options = [part for setting in (*settings, *files) for part in ("--set", setting)]
+    metrics = json.loads(usage.call(["train", str(recipe), "-o", str(output), "--json", *options]))
+    return Row(
+        **asdict(run),
+        epochs=epochs,
+        settings=ARMS[run.arm],
+        f1=metrics["last_epoch_f1"],
+        cpu_s=round(usage.cpu_s, 1),
+        peak_mib=round(usage.peak_mib, 1),
+        num_augmented=len(sources[1].read_text(encoding="utf-8").splitlines()) if len(sources) > 1 else 0,
+        date=datetime.now(UTC).date().isoformat(),
+        hardware=f"{processor()}, one thread",
+    )
+
+
+class Usage:
+    """Processor time and largest memory of the commands that were called."""
+
+    def __init__(self) -> None:
+        self.cpu_s = 0.0
+        self.peak_mib = 0.0
+
+    def call(self, arguments: Sequence[str]) -> str:
+        """Run an `ner-train` command; its standard output."""
+        command = [sys.executable, "-m", "training.cli", *arguments]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+        with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT, env=environment, text=True) as process:
+            assert process.stdout is not None
+            output = process.stdout.read()
+            _, status, used = os.wait4(process.pid, 0)
+            process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            raise SystemExit(f"{' '.join(command)}: exit code {process.returncode}")
+        self._count(used)
+        return output
+
+    def _count(self, used: resource.struct_rusage) -> None:
+        self.cpu_s += used.ru_utime + used.ru_stime
+        self.peak_mib = max(self.peak_mib, used.ru_maxrss / 1024)
+
+
+def subset(run: Run, data: Path, state: Path) -> Path:
+    """The share of the training documents that a hash of their texts chooses: not the one that may have cut off dev."""
+    source = data / run.data / "train.jsonl.gz"
+    if run.share == 1.0:
+        return source
+    target = state / f"{run.data}-{run.share:g}.jsonl"
+    if not target.exists():
+        lines = gzip.decompress(source.read_bytes()).decode("utf-8").splitlines(keepends=True)
+        kept = [line for line in lines if fraction_of("share " + json.loads(line)["text"]) < run.share]
+        scratch = target.with_name(f"{target.name}.{run.name}")
+        scratch.write_text("".join(kept), encoding="utf-8")
+        scratch.replace(target)
+    return target
+
+
+def augmented(teacher: Path, train: Path, folder: Path, seed: int, usage: Usage) -> Path:
+    """More documents from those of `train`, by a model that learnt from no others."""
+    target = folder / "augmented.jsonl"
+    if not target.exists():
+        usage.call(["augment", str(teacher), str(train), "-o", str(target), "--seed", str(seed)])
+    return target
+
+
+def table(rows: Sequence[Row]) -> Iterator[str]:
+    """Markdown: mean F1 and spread of every arm, what it gained, and its cost in time and memory as ratios to plain."""
+    yield "| data | share | arm | F1, mean (standard deviation) of seeds | against plain | time | memory |"
+    yield "|---|---|---|---|---|---|---|"
+    for data, share in EPOCHS:
+        plain = seeds_of(rows, data, share, PLAIN)
+        for arm in ARMS:
+            own = seeds_of(rows, data, share, arm)
+            if not own or not plain:
+                continue
+            f1 = [row.f1 for row in own]
+            spread = statistics.stdev(f1) if len(f1) > 1 else 0.0
+            gain = statistics.fmean(f1) - statistics.fmean(row.f1 for row in plain)
+            cpu = statistics.median(row.cpu_s for row in own) / statistics.median(row.cpu_s for row in plain)
+            memory = statistics.median(row.peak_mib for row in own) / statistics.median(row.peak_mib for row in plain)
+            score = f"{statistics.fmean(f1):.4f} ({spread:.4f}) of {len(f1)}"
+            yield f"| {data} | {share:g} | {arm} | {score} | {gain:+.4f} | {cpu:.2f} | {memory:.2f} |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--state", type=Path)
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
+    parser.add_argument("--minutes", type=float, default=30.0, help="no run is begun after so many")
+    parser.add_argument("--table", action="store_true")
+    options = parser.parse_args()
+    if options.table:
+        print("\n".join(table(read_rows())))
+        return
+    if options.data is None or options.state is None:
+        parser.error("expected --data and --state, or --table")
+    until_s = time.monotonic() + 60 * options.minutes
+    busy: set[Run] = set()
+
+    def work() -> None:
+        while time.monotonic() < until_s:
+            run = next((run for run in planned(read_rows()) if run not in busy), None)
+            if run is None:
+                return
+            busy.add(run)
+            row = execute(run, options.data.resolve(), options.state.resolve())
+            if row is not None:
+                RESULTS.parent.mkdir(exist_ok=True)
+                with RESULTS.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(asdict(row), ensure_ascii=False) + "\n")
+                print(f"{run.name}: F1 {row.f1:.4f}, {row.cpu_s:.0f} s, {row.peak_mib:.0f} MiB", file=sys.stderr)
+
+    with ThreadPoolExecutor(options.jobs) as pool:
+        for future in [pool.submit(work) for _ in range(options.jobs)]:
+            future.result()
+
+
+if __name__ == "__main__":
+    main()
