@@ -26,9 +26,10 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from benchmarks.candidates import processor
 from training.data.raw import fraction_of
@@ -136,37 +137,43 @@ def means(rows: Sequence[Row], data: str, share: float) -> dict[str, float]:
     return {arm: statistics.fmean(row.f1 for row in own) for arm, own in found.items() if own}
 
 
-def execute(run: Run, data: Path, state: Path) -> Row | None:
-    """Train from the start, for its whole cost is measured; None where another arm's bundle is needed first."""
-    folder = state / run.name
-    folder.mkdir(parents=True, exist_ok=True)
-    train = subset(run, data, state)
-    sources = [train]
+def execute(run: Run, data: Path, state: Path) -> Row:
+    """Train from the start, for its whole cost is measured, and say what came of it."""
     usage = Usage()
-    if run.arm == AUGMENTED:
-        teacher = state / Run(data=run.data, share=run.share, arm=SIMILAR, seed=run.seed).name / "run/bundle"
-        if not teacher.exists():
-            return None
-        sources.append(augmented(teacher, train, folder, run.seed, usage))
-    listed = ", ".join(f'{{ path = "{source}" }}' for source in sources)
-    epochs = EPOCHS[run.data, run.share]
-    settings = (f"seed={run.seed}", f"epochs={epochs}", f"evaluate_every={epochs}", *ARMS[run.arm])
-    files = (f"data.train=[{listed}]", f'data.dev=[{{ path = "{data / run.data}/dev.jsonl.gz" }}]')
-    recipe, output = ROOT / f"training/recipes/{run.data}.toml", folder / "run"
-    shutil.rmtree(output, ignore_errors=True)
-    options = [part for setting in (*settings, *files) for part in ("--set", setting)]
-    metrics = json.loads(usage.call(["train", str(recipe), "-o", str(output), "--json", *options]))
+    extra = augmented(run, data, state, usage) if run.arm == AUGMENTED else None
+    metrics = train(run, data, state, usage, extra)
     return Row(
         **asdict(run),
-        epochs=epochs,
+        epochs=EPOCHS[run.data, run.share],
         settings=ARMS[run.arm],
         f1=metrics["last_epoch_f1"],
         cpu_s=round(usage.cpu_s, 1),
         peak_mib=round(usage.peak_mib, 1),
-        num_augmented=len(sources[1].read_text(encoding="utf-8").splitlines()) if len(sources) > 1 else 0,
+        num_augmented=len(extra.read_text(encoding="utf-8").splitlines()) if extra else 0,
         date=datetime.now(UTC).date().isoformat(),
         hardware=f"{processor()}, one thread",
     )
+
+
+def train(run: Run, data: Path, state: Path, usage: Usage, extra: Path | None = None) -> dict[str, Any]:
+    """Train an arm into `state`, on its share of the documents and those of `extra`; what the bundle says of itself."""
+    output = state / run.name
+    sources = [source for source in (subset(run, data, state), extra) if source]
+    listed = ", ".join(f'{{ path = "{source}" }}' for source in sources)
+    epochs = EPOCHS[run.data, run.share]
+    settings = (
+        f"seed={run.seed}",
+        f"epochs={epochs}",
+        f"evaluate_every={epochs}",
+        *ARMS[run.arm],
+        f"data.train=[{listed}]",
+        f'data.dev=[{{ path = "{data / run.data}/dev.jsonl.gz" }}]',
+    )
+    shutil.rmtree(output, ignore_errors=True)
+    recipe = ROOT / f"training/recipes/{run.data}.toml"
+    options = [part for setting in settings for part in ("--set", setting)]
+    metrics: dict[str, Any] = json.loads(usage.call(["train", str(recipe), "-o", str(output), "--json", *options]))
+    return metrics
 
 
 class Usage:
@@ -210,11 +217,17 @@ def subset(run: Run, data: Path, state: Path) -> Path:
     return target
 
 
-def augmented(teacher: Path, train: Path, folder: Path, seed: int, usage: Usage) -> Path:
-    """More documents from those of `train`, by a model that learnt from no others."""
-    target = folder / "augmented.jsonl"
-    if not target.exists():
-        usage.call(["augment", str(teacher), str(train), "-o", str(target), "--seed", str(seed)])
+def augmented(run: Run, data: Path, state: Path, usage: Usage) -> Path:
+    """More documents from those of the run, by the RoFormer-Sim arm of its seed, which learnt from no others.
+
+    That arm's training is not counted: it is an arm of its own.
+    """
+    teacher = replace(run, arm=SIMILAR)
+    if not (state / teacher.name / "bundle").exists():
+        train(teacher, data, state, Usage())
+    target = state / f"{run.name}.jsonl"
+    documents = str(subset(run, data, state))
+    usage.call(["augment", str(state / teacher.name / "bundle"), documents, "-o", str(target), "--seed", str(run.seed)])
     return target
 
 
@@ -250,6 +263,7 @@ def main() -> None:
         return
     if options.data is None or options.state is None:
         parser.error("expected --data and --state, or --table")
+    options.state.mkdir(parents=True, exist_ok=True)
     until_s = time.monotonic() + 60 * options.minutes
     busy: set[Run] = set()
 
@@ -260,11 +274,9 @@ def main() -> None:
                 return
             busy.add(run)
             row = execute(run, options.data.resolve(), options.state.resolve())
-            if row is not None:
-                RESULTS.parent.mkdir(exist_ok=True)
-                with RESULTS.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(asdict(row), ensure_ascii=False) + "\n")
-                print(f"{run.name}: F1 {row.f1:.4f}, {row.cpu_s:.0f} s, {row.peak_mib:.0f} MiB", file=sys.stderr)
+            with RESULTS.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(asdict(row), ensure_ascii=False) + "\n")
+            print(f"{run.name}: F1 {row.f1:.4f}, {row.cpu_s:.0f} s, {row.peak_mib:.0f} MiB", file=sys.stderr)
 
     with ThreadPoolExecutor(options.jobs) as pool:
         for future in [pool.submit(work) for _ in range(options.jobs)]:
