@@ -10,10 +10,11 @@ Knows no document and no label. Shapes: B sentences, L tokens, D hidden, N targe
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from array import array
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import cast
+from typing import TypeAlias, cast
 
 import torch
 from accelerate import Accelerator
@@ -31,8 +32,10 @@ from training.data.texts import sentences
 from training.objectives import steps_of
 from training.preparation import Setup
 
-Tokens = tuple[int, ...]
-"""A sentence with the special tokens around it."""
+SENTENCES_AT_ONCE = 1024
+
+Tokens: TypeAlias = "array[int]"
+"""A sentence with the special tokens around it: an array, because all of an epoch are held at once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,8 +55,8 @@ class UniVAEObjective:
     """Trains encoder, latent codes and language model on raw sentences.
 
     Raises:
-        ConfigError: the encoder's layers cannot be walked, the tokenizer marks no start or end of a text, or
-            `max_tokens` leaves no room for a token between them.
+        ConfigError: the encoder's layers cannot be walked, the tokenizer marks no start or end of a text, `max_tokens`
+            leaves no room between them, or nothing is held out to measure by.
     """
 
     extra: nn.Module | None = None
@@ -81,11 +84,19 @@ class UniVAEObjective:
                 f"objectives.univae.max_tokens: found {config.max_tokens}, expected more than the "
                 f"{self.num_start + num_end} special tokens around a text"
             )
+        self.dev_batches = [] if setup.corpus.dev else self._batches(self.raw.dev_texts(), seed=0, epoch=0)
+        if not setup.corpus.dev:
+            self._num_dev_targets()  # refused now, not after an epoch
 
     def steps(self, epoch: int) -> list[Sequence[list[Tokens]]]:
+        """The steps of an epoch's sentences.
+
+        Raises:
+            ConfigError: there is none.
+        """
         batches = self._batches(self.raw.texts(epoch), self.run.seed, epoch)
         if not batches:
-            raise ConfigError(f"objectives.univae: found no sentence in the texts of epoch {epoch}, expected some")
+            raise ConfigError(f"data.texts: found no sentence in the texts of epoch {epoch + 1}, expected some")
         return steps_of(batches, self.run.batch.accumulate * self.accelerator.num_processes)
 
     def count(self, batch: list[Tokens]) -> float:
@@ -115,16 +126,13 @@ class UniVAEObjective:
         Raises:
             ConfigError: nothing is held out.
         """
-        batches = self._batches(self.raw.dev_texts(), seed=0, epoch=0)
-        if not batches:
-            raise ConfigError("data.dev_fraction: found no sentence held out, expected some to measure univae by")
+        num_targets = self._num_dev_targets()
         cross_entropy = kl = 0.0
         with self._sampling() if sampled else nullcontext():
-            for batch in batches:
+            for batch in self.dev_batches:
                 cross_entropy_N, kl_of_batch = self.terms(batch)
                 cross_entropy += float(cross_entropy_N.sum())
                 kl += float(kl_of_batch)
-        num_targets = sum(map(self.count, batches))
         return Evidence(cross_entropy=cross_entropy / num_targets, kl=kl / num_targets)
 
     def loss(self, batch: list[Tokens]) -> Tensor:
@@ -159,18 +167,26 @@ class UniVAEObjective:
         before_BL[:, : self.num_start - 1] = False
         return before_BL
 
-    def _batches(self, texts: Iterable[str], seed: int, epoch: int) -> list[list[Tokens]]:
+    def _num_dev_targets(self) -> float:
+        num_targets = sum(map(self.count, self.dev_batches))
+        if not num_targets:
+            raise ConfigError("data.dev_fraction: found no sentence held out, expected some to measure by; raise it")
+        return num_targets
+
+    def _batches(self, texts: Sequence[str], seed: int, epoch: int) -> list[list[Tokens]]:
         pieces = list(self._pieces(texts))
         batches = batches_of_epoch(pieces, self.config.batch_tokens, seed=seed, epoch=epoch)  # type: ignore[arg-type]
         return list(batches)  # type: ignore[arg-type]
 
-    def _pieces(self, texts: Iterable[str]) -> Iterator[Tokens]:
+    def _pieces(self, texts: Sequence[str]) -> Iterator[Tokens]:
         """Every sentence of the texts; one that is too long in as many pieces as it takes."""
         start, end = self.tokenizer.start_ids, self.tokenizer.end_ids
-        for encoding in self.tokenizer.encode_batch([sentence for text in texts for sentence in sentences(text)]):
-            inner = encoding.token_ids[len(start) : len(encoding) - len(end)]
-            for first in range(0, len(inner), self.most_tokens):
-                yield (*start, *inner[first : first + self.most_tokens], *end)
+        every = [sentence for text in texts for sentence in sentences(text)]
+        for chunk in range(0, len(every), SENTENCES_AT_ONCE):
+            for encoding in self.tokenizer.encode_batch(every[chunk : chunk + SENTENCES_AT_ONCE]):
+                inner = encoding.token_ids[len(start) : len(encoding) - len(end)]
+                for first in range(0, len(inner), self.most_tokens):
+                    yield array("i", [*start, *inner[first : first + self.most_tokens], *end])
 
     @contextmanager
     def _sampling(self) -> Iterator[None]:

@@ -1,0 +1,313 @@
+"""The objective of UniVAE: its sentences, its loss, its gradient, and what it measures. In fp64."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+import torch
+from accelerate import Accelerator
+from tokenizers import Tokenizer, models, pre_tokenizers
+from torch import Tensor
+
+from ner_service.errors import ConfigError
+from ner_service.model.batch import pad, pad_targets
+from ner_service.model.config import (
+    Heads,
+    HuggingFaceConfig,
+    LanguageModelConfig,
+    LatentConfig,
+    ModelConfig,
+    RoFormerConfig,
+    RoFormerV2Config,
+)
+from ner_service.model.latent import FIRST_POSITION
+from ner_service.model.text_model import TextModel
+from ner_service.model.von_mises_fisher import kl_to_uniform
+from ner_service.text.tokenizer import TextTokenizer
+from ner_service.types import Document, LabelSet
+from training.config import BatchConfig, DataConfig, ModelSection, ObjectivesConfig, RunConfig, UniVAEConfig
+from training.data.raw import RawCorpus
+from training.data.sources import Corpus
+from training.data.texts import sentences
+from training.data.tokenizer_training import train_tokenizer
+from training.objectives.univae import Tokens, UniVAEObjective
+from training.preparation import Setup, heads_of
+
+TEXTS = (
+    "The ferry leaves at six. The last one is late!",
+    "今晚的月亮很圆。我们坐在桥上看了很久，谁也没说话。",
+    "Marta sold her bicycle to a neighbour.",
+    "Marta sold her bicycle to a neighbour.",
+    "钥匙放在门口的花盆下面。",
+    "A grey cat slept on the warm stones behind the old mill, and nobody thought of waking it before noon.",
+    "Snow.",
+)
+ENCODERS = {"roformer": RoFormerConfig, "roformer_v2": RoFormerV2Config}
+SIZES = {"hidden_size": 16, "num_layers": 3, "num_heads": 2, "intermediate_size": 24}
+NO_DROPOUT = {"dropout": 0.0, "attention_dropout": 0.0}
+RAW = RawCorpus(fixed=TEXTS, dev_fraction=0.3)
+
+
+def config_of(**settings: object) -> UniVAEConfig:
+    latent = {"num_latents": 2, "size": 4, **{key: settings.pop(key) for key in ("posterior",) if key in settings}}
+    latent = {**latent, **{key: settings.pop(key) for key in ("num_latents", "kappa") if key in settings}}
+    return UniVAEConfig(**{"latent": LatentConfig(**latent), "batch_tokens": 64, "max_tokens": 16, **settings})
+
+
+def setup_of(
+    config: UniVAEConfig,
+    kind: str = "roformer",
+    raw: RawCorpus = RAW,
+    tokenizer: TextTokenizer | None = None,
+    dev: tuple[Document, ...] = (),
+) -> Setup:
+    tokenizer = tokenizer or train_tokenizer(TEXTS, vocab_size=300, min_frequency=1)
+    run = RunConfig(
+        name="small",
+        data=DataConfig(texts=("in memory",)),
+        model=ModelSection(encoder={"kind": kind}),
+        objectives=ObjectivesConfig(univae=config),
+        batch=BatchConfig(accumulate=2),
+    )
+    encoder = ENCODERS[kind](vocab_size=tokenizer.vocab_size, **SIZES, **NO_DROPOUT)
+    corpus = Corpus(labels=LabelSet(()), train=(), dev=dev, sha256="", raw=raw)
+    model = ModelConfig(encoder=encoder, heads=heads_of(run))
+    return Setup(run=run, corpus=corpus, tokenizer=tokenizer, config=model, weights={})
+
+
+def objective_of(setup: Setup) -> tuple[UniVAEObjective, TextModel]:
+    """With weights wide enough that codes matter."""
+    model = setup.build_model().double()
+    for parameter in model.parameters():
+        if parameter.dim() == 2:
+            torch.nn.init.normal_(parameter, std=0.4)
+    assert setup.run.objectives.univae is not None
+    return UniVAEObjective(setup, model, Accelerator(cpu=True), setup.run.objectives.univae), model
+
+
+def batches_of(objective: UniVAEObjective, epoch: int = 0) -> list[list[Tokens]]:
+    return [batch for step in objective.steps(epoch) for batch in step]
+
+
+def loss_by_hand(model: TextModel, tokens: Sequence[int]) -> float:
+    """- sum over tokens of log softmax, one text alone and one token after another: the token before each is read."""
+    with torch.no_grad():
+        latents = model.latent.encode(model.encoder, pad([tokens], 0))
+        caches = model.latent.caches(model.encoder, [latent.z_Bd for latent in latents])
+        total = 0.0
+        for place, (read, target) in enumerate(pairwise(tokens)):
+            hidden = model.encoder(pad_targets([[read]], 0, first_position=FIRST_POSITION + place), caches)
+            logits_V = model.language_model(hidden[0, 0], model.encoder.token_embedding.weight)
+            total -= float(logits_V[target] - logits_V.logsumexp(0))
+    return total
+
+
+@pytest.mark.parametrize("posterior", ["vmf", "gaussian", "none"])
+@pytest.mark.parametrize("kind", ENCODERS)
+def test_the_loss_is_the_cross_entropy_of_every_token_and_the_end(kind: str, posterior: str) -> None:
+    """Texts of many lengths in one batch: padding is no target (the reference's quirk)."""
+    objective, model = objective_of(setup_of(config_of(posterior=posterior, batch_tokens=1000), kind))
+    model.eval()
+    [batch] = batches_of(objective)
+    assert len({len(tokens) for tokens in batch}) > 3
+    cross_entropy_N, _ = objective.terms(batch)
+    assert cross_entropy_N.sum().item() == pytest.approx(sum(loss_by_hand(model, t) for t in batch), rel=1e-10)
+    assert objective.count(batch) == len(cross_entropy_N) == sum(len(tokens) - 1 for tokens in batch)
+    assert objective.num_tokens(batch) == sum(map(len, batch))
+
+
+def test_a_wrong_target_changes_the_loss() -> None:
+    """The twin of the test above."""
+    objective, model = objective_of(setup_of(config_of()))
+    model.eval()
+    tokens = batches_of(objective)[0][0]
+    changed = tokens[:]
+    changed[-2] += 1
+    with torch.no_grad():
+        before, after = (objective.terms([row])[0] for row in (tokens, changed))
+    assert abs(float(after.sum()) - loss_by_hand(model, tokens)) > 1e-3
+    assert abs(float(before.sum()) - loss_by_hand(model, tokens)) < 1e-9
+
+
+def test_every_sentence_is_there_as_often_as_it_is_written_and_long_ones_in_pieces() -> None:
+    setup = setup_of(config_of(max_tokens=9))
+    objective, _ = objective_of(setup)
+    tokenizer = setup.tokenizer
+    pieces = [tokens for batch in batches_of(objective) for tokens in batch]
+    expected: Counter[tuple[int, ...]] = Counter()
+    for text in RAW.texts(0):
+        for sentence in sentences(text):
+            inner = tokenizer.encode(sentence).token_ids[1:-1]
+            expected.update(inner[first : first + 7] for first in range(0, len(inner), 7))
+    assert Counter(tuple(tokens[1:-1]) for tokens in pieces) == expected
+    assert max(expected.values()) >= 2
+    assert max(map(len, pieces)) == 9
+    assert {(tokens[0], tokens[-1]) for tokens in pieces} == {(*tokenizer.start_ids, *tokenizer.end_ids)}
+
+
+def test_batches_fit_the_budget_and_follow_from_seed_and_epoch() -> None:
+    objective, _ = objective_of(setup_of(config_of(batch_tokens=40)))
+    batches = batches_of(objective)
+    assert all(len(batch) * max(map(len, batch)) <= 40 for batch in batches)
+    assert batches == batches_of(objective)
+    assert len({str(batches_of(objective, epoch)) for epoch in range(6)}) > 1
+    assert [len(step) for step in objective.steps(0)[:-1]] == [2] * (len(objective.steps(0)) - 1)
+
+
+def gradients(
+    objective: UniVAEObjective, model: TextModel, batches: Sequence[list[Tokens]], *, at_once: bool = False
+) -> dict[str, Tensor]:
+    model.zero_grad()
+    scale = 1.0 / sum(map(objective.count, batches))
+    for share in [batches] if at_once else [[batch] for batch in batches]:
+        objective.backward(share, scale)
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("posterior", ["vmf", "gaussian", "none"])
+@pytest.mark.parametrize("kind", ENCODERS)
+def test_accumulated_batches_have_the_gradient_of_one(kind: str, posterior: str) -> None:
+    """From the codes' centres, so that noise takes no part."""
+    objective, model = objective_of(setup_of(config_of(posterior=posterior, batch_tokens=1000), kind))
+    model.eval()
+    [batch] = batches_of(objective)
+    whole = gradients(objective, model, [batch])
+    for at_once in (False, True):
+        parts = gradients(objective, model, [batch[:2], batch[2:]], at_once=at_once)
+        for name, gradient in whole.items():
+            torch.testing.assert_close(parts[name], gradient, rtol=1e-9, atol=1e-12)
+    half = gradients(objective, model, [batch[:2]])
+    assert float((half["latent.down.0.weight"] - whole["latent.down.0.weight"]).abs().max()) > 1e-4
+    assert {name.split(".")[0] for name in whole} == {"encoder", "latent", "language_model"}
+
+
+def test_only_a_batch_norm_ties_the_texts_of_a_batch() -> None:
+    """In training a Gaussian's gradients do depend on the batch, as its documentation says."""
+    objective, model = objective_of(setup_of(config_of(posterior="gaussian", batch_tokens=1000)))
+    [batch] = batches_of(objective)
+    torch.manual_seed(0)
+    whole = gradients(objective, model, [batch])
+    torch.manual_seed(0)
+    parts = gradients(objective, model, [batch[:2], batch[2:]])
+    assert float((whole["latent.down.0.weight"] - parts["latent.down.0.weight"]).abs().max()) > 1e-4
+
+
+def test_u11_text_and_codes_get_gradients_through_the_loss() -> None:
+    """Every latent layer's way down and up; without latent layers there is no such way."""
+    objective, model = objective_of(setup_of(config_of()))
+    found = gradients(objective, model, batches_of(objective)[:1])
+    for name in ("latent.down.0.weight", "latent.down.1.weight", "latent.up.0.weight", "latent.up.1.weight"):
+        assert float(found[name].abs().max()) > 1e-6
+    plain, model = objective_of(setup_of(config_of(num_latents=0)))
+    assert {name.split(".")[0] for name in gradients(plain, model, batches_of(plain)[:1])} == {
+        "encoder",
+        "language_model",
+    }
+
+
+def test_the_divergence_of_von_mises_fisher_is_told_and_not_learnt() -> None:
+    """It is the closed form for every sentence and latent layer."""
+    objective, _ = objective_of(setup_of(config_of(kappa=16.0)))
+    batch = batches_of(objective)[0]
+    torch.manual_seed(0)
+    cross_entropy_N, kl = objective.terms(batch)
+    torch.manual_seed(0)
+    assert objective.loss(batch).item() == cross_entropy_N.sum().item()
+    assert kl.item() == pytest.approx(len(batch) * 2 * kl_to_uniform(4, 16.0), rel=1e-9)
+
+
+def test_the_divergence_of_a_gaussian_is_learnt() -> None:
+    objective, model = objective_of(setup_of(config_of(posterior="gaussian", batch_tokens=1000)))
+    [batch] = batches_of(objective)
+    torch.manual_seed(0)
+    cross_entropy_N, kl = objective.terms(batch)
+    torch.manual_seed(0)
+    assert objective.loss(batch).item() == pytest.approx((cross_entropy_N.sum() + kl).item(), rel=1e-12)
+    # At least gamma_mean^2 / 2 = 0.375 a number at the start, for 2 codes of 4.
+    assert kl.item() > len(batch) * 2 * 4 * 0.375
+    kl.backward()
+    assert model.latent.down[0].weight.grad is not None
+
+
+def test_what_is_held_out_is_measured_from_the_centres() -> None:
+    objective, model = objective_of(setup_of(config_of()))
+    model.eval()
+    held_out = [tokens for batch in objective.dev_batches for tokens in batch]
+    assert {sentence for text in RAW.dev_texts() for sentence in sentences(text)}
+    assert not {str(tokens) for tokens in held_out} & {str(t) for batch in batches_of(objective) for t in batch}
+    num_targets = sum(len(tokens) - 1 for tokens in held_out)
+    expected = sum(loss_by_hand(model, tokens) for tokens in held_out) / num_targets
+    assert objective.dev_loss() == pytest.approx(expected, rel=1e-10)
+    evidence = objective.dev_evidence(sampled=False)
+    assert evidence.kl == pytest.approx(len(held_out) * 2 * kl_to_uniform(4, 32.0) / num_targets, rel=1e-9)
+    assert evidence.lower_bound == -(evidence.cross_entropy + evidence.kl)
+
+
+@pytest.mark.parametrize("posterior", ["vmf", "gaussian"])
+def test_and_from_samples_which_leave_the_model_as_it_was(posterior: str) -> None:
+    objective, model = objective_of(setup_of(config_of(posterior=posterior)))
+    objective.terms(batches_of(objective)[0])
+    model.eval()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    centre = objective.dev_loss()
+    torch.manual_seed(3)
+    sampled = objective.dev_evidence(sampled=True)
+    torch.manual_seed(3)
+    assert objective.dev_evidence(sampled=True) == sampled
+    assert abs(sampled.cross_entropy - centre) > 1e-3
+    assert not any(module.training for module in model.modules())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert objective.dev_loss() == centre
+
+
+def test_without_noise_samples_are_the_centres() -> None:
+    """The twin of the test above."""
+    objective, model = objective_of(setup_of(config_of(posterior="none")))
+    model.eval()
+    evidence = objective.dev_evidence(sampled=True)
+    assert (evidence.cross_entropy, evidence.kl) == (objective.dev_loss(), 0.0)
+
+
+def test_nothing_held_out_is_refused_unless_documents_are() -> None:
+    nothing = RawCorpus(fixed=TEXTS)
+    with pytest.raises(ConfigError, match=r"data\.dev_fraction: found no sentence held out"):
+        objective_of(setup_of(config_of(), raw=nothing))
+    objective, _ = objective_of(setup_of(config_of(), raw=nothing, dev=(Document(TEXTS[0]),)))
+    assert objective.steps(0)
+    with pytest.raises(ConfigError, match=r"data\.dev_fraction: found no sentence held out"):
+        objective.dev_loss()
+
+
+def test_an_epoch_without_a_sentence_is_refused() -> None:
+    objective, _ = objective_of(setup_of(config_of(), raw=RawCorpus(fixed=(" ",)), dev=(Document(TEXTS[0]),)))
+    with pytest.raises(ConfigError, match=r"data\.texts: found no sentence in the texts of epoch 1"):
+        objective.steps(0)
+
+
+def test_a_tokenizer_without_start_or_end_is_refused() -> None:
+    bare = Tokenizer(models.WordLevel({"[UNK]": 0, "a": 1, "[PAD]": 2}, unk_token="[UNK]"))
+    bare.pre_tokenizer = pre_tokenizers.Whitespace()
+    with pytest.raises(ConfigError, match="puts 0 tokens before a text and 0 after it, expected at least one each"):
+        objective_of(setup_of(config_of(), tokenizer=TextTokenizer(bare)))
+
+
+@pytest.mark.parametrize("max_tokens", [1, 2])
+def test_max_tokens_without_room_is_refused(max_tokens: int) -> None:
+    with pytest.raises(ConfigError, match=rf"max_tokens: found {max_tokens}, expected more than the 2 special tokens"):
+        objective_of(setup_of(config_of(max_tokens=max_tokens)))
+
+
+def test_a_foreign_encoder_is_refused() -> None:
+    setup = setup_of(config_of())
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 30}
+    foreign = HuggingFaceConfig(model_type="bert", config=sizes)
+    config = ModelConfig(encoder=foreign, heads=Heads(language_model=LanguageModelConfig()))
+    model = replace(setup, config=config).build_model()
+    with pytest.raises(ConfigError, match=r"objectives\.univae: found the encoder HuggingFaceEncoder"):
+        UniVAEObjective(setup, model, Accelerator(cpu=True), config_of())
+    with pytest.raises(ConfigError, match=r"heads\.latent: found the encoder HuggingFaceEncoder"):
+        replace(setup, config=replace(config, heads=setup.config.heads)).build_model()
