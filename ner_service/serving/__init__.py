@@ -6,7 +6,9 @@
     problems      errors -> application/problem+json
     batcher       many requests' windows -> batches of one model
     registry      models by name, each with its batcher and its state
-    extraction    a request's walk: encode, wait, decode, reply
+    reading       what every request goes through: encode, wait, the model's answer to each text
+    extraction    texts as read -> entities -> reply
+    embedding     texts as read -> vectors, or a ranking by them -> reply
     metrics       what Prometheus reads
     middleware    request id, log line, key, limits of the body
     routes        paths -> the above

@@ -12,14 +12,16 @@ from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
 
 from ner_service import __version__
+from ner_service.serving.embedding import Embedder
 from ner_service.serving.extraction import Extractor
 from ner_service.serving.metrics import Metrics
 from ner_service.serving.middleware import ApiKey, BodyLimit, RequestLog
 from ner_service.serving.pages import build_pages
 from ner_service.serving.problems import MEDIA_TYPE, MethodNotAllowedError, NotFoundError
+from ner_service.serving.reading import Reader
 from ner_service.serving.registry import Registry
 from ner_service.serving.routes import Services, build_router
-from ner_service.serving.schemas import ExtractRequest
+from ner_service.serving.schemas import EmbedRequest, ExtractRequest, SimilarRequest
 from ner_service.serving.settings import Settings
 
 _DESCRIPTION = "Named entities, nested and scored. Offsets are half-open and refer to the text as it was sent."
@@ -27,7 +29,14 @@ _DESCRIPTION = "Named entities, nested and scored. Offsets are half-open and ref
 
 def build_app(settings: Settings, registry: Registry, metrics: Metrics) -> FastAPI:
     """The service as an app. Models warm up when it starts; it answers 503 until they are ready."""
-    extractor = Extractor(settings, metrics)
+    reader = Reader(settings)
+    services = Services(
+        settings=settings,
+        registry=registry,
+        extractor=Extractor(reader, metrics),
+        embedder=Embedder(reader, metrics),
+        metrics=metrics,
+    )
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -36,7 +45,7 @@ def build_app(settings: Settings, registry: Registry, metrics: Metrics) -> FastA
         registry.drain()
         registry.abort()
         await warming
-        extractor.close()
+        reader.close()
 
     app = FastAPI(
         title="ner-service",
@@ -46,9 +55,7 @@ def build_app(settings: Settings, registry: Registry, metrics: Metrics) -> FastA
         redoc_url=None,
         lifespan=lifespan,
     )
-    app.include_router(
-        build_router(Services(settings=settings, registry=registry, extractor=extractor, metrics=metrics))
-    )
+    app.include_router(build_router(services))
     app.include_router(build_pages())
     # The last one added is the first one passed.
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, timeout_s=settings.body_timeout_s)
@@ -73,11 +80,12 @@ async def _raise_error(request: Request, error: Exception) -> NoReturn:
 
 
 def _openapi(app: FastAPI) -> dict[str, Any]:
-    """The framework's document, with the request's schema in it and problems under their own media type."""
+    """The framework's document, with the requests' schemas in it and problems under their own media type."""
     if app.openapi_schema is None:
         document = FastAPI.openapi(app)
         _, definitions = models_json_schema(
-            [(ExtractRequest, "validation")], ref_template="#/components/schemas/{model}"
+            [(request, "validation") for request in (ExtractRequest, EmbedRequest, SimilarRequest)],
+            ref_template="#/components/schemas/{model}",
         )
         document["components"]["schemas"].update(definitions["$defs"])
         for path in document["paths"].values():

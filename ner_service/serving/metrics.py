@@ -58,6 +58,7 @@ class Metrics:
         self._scores = Histogram(
             "ner_entity_score", "Probabilities of entities.", ["label"], buckets=_SCORES, registry=own
         )
+        self._embeddings = Counter("ner_embeddings", "Vectors of texts made.", registry=own)
         self._model = Info("ner_model", "The model that is served.", registry=own)
 
     def exposition(self) -> bytes:
@@ -80,6 +81,11 @@ class Metrics:
         for label, score in entities:
             self._entities.labels(label).inc()
             self._scores.labels(label).observe(score)
+
+    def vector_made(self, num_windows: int) -> None:
+        """A text has its vector."""
+        self._windows.observe(num_windows)
+        self._embeddings.inc()
 
     def padded(self, ratio: float) -> None:
         self._padding.observe(ratio)

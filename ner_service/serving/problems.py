@@ -27,6 +27,7 @@ from typing_extensions import TypedDict
 from ner_service.errors import (
     InferenceError,
     InvalidTextError,
+    MissingHeadError,
     NerServiceError,
     TextTooLongError,
     TooManyCandidatesError,
@@ -140,6 +141,7 @@ class NotReadyError(ServingError):
 
 _STATUS: Mapping[type[NerServiceError], int] = {
     InvalidJsonError: HTTPStatus.BAD_REQUEST,
+    MissingHeadError: HTTPStatus.CONFLICT,
     InvalidTextError: HTTPStatus.UNPROCESSABLE_ENTITY,
     TextTooLongError: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     TooManyCandidatesError: HTTPStatus.UNPROCESSABLE_ENTITY,

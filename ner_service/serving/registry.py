@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from ner_service.errors import InferenceError, ServiceError
+import numpy as np
+import numpy.typing as npt
+
+from ner_service.errors import BundleError, InferenceError, ServiceError
 from ner_service.serving.batcher import Batcher
 from ner_service.serving.metrics import Metrics
 from ner_service.serving.problems import NotFoundError, NotReadyError
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
     from ner_service.decoding import Candidates
 
 State = Literal["warming", "ready", "draining", "dead"]
+Vectors = npt.NDArray[np.float32]
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +45,8 @@ class Recognizer(Protocol):
     @property
     def pads(self) -> bool: ...
 
+    def require_head(self, head: str) -> None: ...
+
     def encode(self, text: str) -> list[Window]: ...
 
     def cutoffs(self, options: RecognizeOptions) -> tuple[float, ...]: ...
@@ -51,13 +57,17 @@ class Recognizer(Protocol):
         self, windows: Sequence[Window], candidates: Sequence[Candidates], options: RecognizeOptions
     ) -> tuple[Entity, ...]: ...
 
+    def embed(self, encodings: Sequence[Encoding]) -> Vectors: ...
+
+    def pool(self, vectors_WE: Sequence[Vectors]) -> Vectors: ...
+
 
 @dataclass(frozen=True, slots=True)
 class WindowTask:
-    """One window for the model: its encoding, and for each label the logit to exceed."""
+    """One window for the model: its encoding, and for each label the logit to exceed; without these, for its vector."""
 
     encoding: Encoding
-    cutoffs: tuple[float, ...]
+    cutoffs: tuple[float, ...] | None
 
 
 class ServedModel:
@@ -68,6 +78,9 @@ class ServedModel:
         settings: sizes of batch and queue.
         metrics: is told what the model does.
         on_death: called once, from any thread, when the model can answer no more.
+
+    Raises:
+        BundleError: the model has no head that is served.
     """
 
     def __init__(
@@ -80,13 +93,16 @@ class ServedModel:
     ) -> None:
         self.recognizer = recognizer
         self.manifest = recognizer.manifest
+        heads = self.manifest.model.heads
+        if not (heads.spans or heads.embedding):
+            raise BundleError(f"{self.manifest.name!r} has no head to serve, expected `spans` or `embedding`")
         self._batch_tokens = settings.batch_tokens
         self._metrics = metrics
         self._on_death = on_death
         self._state: State = "warming"
         self._lock = threading.Lock()
-        self.batcher: Batcher[WindowTask, Candidates] = Batcher(
-            self._forward,
+        self.batcher: Batcher[WindowTask, Candidates | Vectors] = Batcher(
+            self._answer,
             batch_tokens=settings.batch_tokens,
             queue_tokens=settings.queue_tokens,
             observer=metrics,
@@ -114,14 +130,15 @@ class ServedModel:
     def warm_up(self) -> None:
         """Start the thread and read texts of many lengths, up to a full batch; ready if that went well, else dead.
 
-        A batch too large for the device's memory is so found before the first request.
+        Every head reads every length. A batch too large for the device's memory is found before the first request: the
+        full one is read for entities, which take the most, where the model finds any.
         """
         self.batcher.start()
         try:
-            encoding = self._read("a")
-            for power in range(1, self.manifest.window.max_tokens.bit_length()):
-                encoding = self._read("a " * 2**power)
-            self._read_batch([encoding] * max(1, self._batch_tokens // len(encoding)))
+            kinds = self._kinds()
+            for cutoffs in kinds:
+                longest = self._read_lengths(cutoffs)
+            self._read([WindowTask(longest, kinds[0])] * max(1, self._batch_tokens // len(longest)))
         except ServiceError as error:
             if self._state == "warming":
                 logger.critical("the self-test failed: %s", error)
@@ -133,32 +150,51 @@ class ServedModel:
         """Take no new requests; those that were taken are finished."""
         self._become("draining", "warming", "ready")
 
-    def _read(self, text: str) -> Encoding:
-        encoding = self.recognizer.encode(text)[0].encoding
-        self._read_batch([encoding])
+    def _kinds(self) -> list[tuple[float, ...] | None]:
+        """The kinds of tasks, by their cut-offs: some where the model finds entities, None where it makes vectors."""
+        heads = self.manifest.model.heads
+        spans = [self.recognizer.cutoffs(RecognizeOptions())] if heads.spans else []
+        return [*spans, None] if heads.embedding else [*spans]
+
+    def _read_lengths(self, cutoffs: tuple[float, ...] | None) -> Encoding:
+        """Read texts of many lengths, each alone; the longest."""
+        powers = range(1, self.manifest.window.max_tokens.bit_length())
+        for text in ("a", *("a " * 2**power for power in powers)):
+            encoding = self.recognizer.encode(text)[0].encoding
+            self._read([WindowTask(encoding, cutoffs)])
         return encoding
 
-    def _read_batch(self, encodings: Sequence[Encoding]) -> None:
-        cutoffs = self.recognizer.cutoffs(RecognizeOptions())
-        tasks = [WindowTask(encoding, cutoffs) for encoding in encodings]
-        job = self.batcher.submit(tasks, [len(encoding) for encoding in encodings])
+    def _read(self, tasks: Sequence[WindowTask]) -> None:
+        job = self.batcher.submit(tasks, [len(task.encoding) for task in tasks])
         for answer in job.future.result().answers:
             if isinstance(answer, InferenceError):
                 raise answer
 
-    def _forward(self, tasks: Sequence[WindowTask]) -> list[Candidates]:
-        lengths = [len(task.encoding) for task in tasks]
-        found: dict[int, Candidates] = {}
+    def _answer(self, tasks: Sequence[WindowTask]) -> list[Candidates | Vectors]:
+        found: dict[int, Candidates | Vectors] = {}
         num_read = 0
-        for group in plan_groups(lengths, self._batch_tokens, padded=self.recognizer.pads):
-            encodings = [tasks[index].encoding for index in group]
-            answers = self.recognizer.forward(encodings, [tasks[index].cutoffs for index in group])
+        for group in self._groups(tasks):
+            answers = self._answer_group([tasks[index] for index in group])
             if len(answers) != len(group):
                 raise InferenceError(f"the model gave {len(answers)} answers to {len(group)} windows")
             found.update(zip(group, answers, strict=True))
-            num_read += len(group) * max(map(len, encodings)) if self.recognizer.pads else sum(map(len, encodings))
-        self._metrics.padded(1.0 - sum(lengths) / num_read)
+            lengths = [len(tasks[index].encoding) for index in group]
+            num_read += len(group) * max(lengths) if self.recognizer.pads else sum(lengths)
+        self._metrics.padded(1.0 - sum(len(task.encoding) for task in tasks) / num_read)
         return [found[index] for index in range(len(tasks))]
+
+    def _groups(self, tasks: Sequence[WindowTask]) -> Iterator[list[int]]:
+        """Indices of tasks that are read together: for one head, and of like length."""
+        for is_embedding in (False, True):
+            indices = [index for index, task in enumerate(tasks) if (task.cutoffs is None) == is_embedding]
+            lengths = [len(tasks[index].encoding) for index in indices]
+            for group in plan_groups(lengths, self._batch_tokens, padded=self.recognizer.pads):
+                yield [indices[place] for place in group]
+
+    def _answer_group(self, tasks: Sequence[WindowTask]) -> Sequence[Candidates] | Vectors:
+        encodings = [task.encoding for task in tasks]
+        cutoffs = [task.cutoffs for task in tasks if task.cutoffs is not None]
+        return self.recognizer.forward(encodings, cutoffs) if cutoffs else self.recognizer.embed(encodings)
 
     def _become(self, state: State, *previous: State) -> None:
         with self._lock:

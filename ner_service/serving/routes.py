@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from email.message import Message
 from typing import Annotated, Any, TypeVar
@@ -15,19 +15,29 @@ from typing import Annotated, Any, TypeVar
 from fastapi import APIRouter, Query, Request, Response
 from starlette.requests import ClientDisconnect
 
+from ner_service.records import unstructure
+from ner_service.serving.embedding import Embedder
 from ner_service.serving.extraction import Extractor
 from ner_service.serving.json_text import json_bytes, parse_json
 from ner_service.serving.metrics import CONTENT_TYPE, Metrics
 from ner_service.serving.middleware import record_of
 from ner_service.serving.problems import Problem, UnsupportedMediaError
+from ner_service.serving.reading import Answer
 from ner_service.serving.registry import Registry, ServedModel
 from ner_service.serving.schemas import (
+    EmbedReply,
+    EmbedRequest,
     ExtractReply,
+    ExtractRequest,
     HealthReply,
     ModelCard,
     ModelList,
     ModelSummary,
-    parse_request,
+    SimilarReply,
+    SimilarRequest,
+    parse_embed,
+    parse_extract,
+    parse_similar,
 )
 from ner_service.serving.settings import Settings
 
@@ -40,6 +50,7 @@ _FAULTS = {
     401: "The service asks for a key, and it is missing or wrong.",
     404: "No such model or version.",
     408: "The body came too slowly.",
+    409: "The model has no head for this; `detail` names those it has.",
     413: "The body or the list of inputs is too large.",
     415: "The body is not `application/json`, or is compressed.",
     422: "A field is unknown, missing, of the wrong kind or out of range; `errors` says where.",
@@ -56,42 +67,101 @@ class Services:
     settings: Settings
     registry: Registry
     extractor: Extractor
+    embedder: Embedder
     metrics: Metrics
 
 
 def build_router(services: Services) -> APIRouter:
     """Every route of the API."""
     router = APIRouter()
-    _add_extraction(router, services)
+    for task in _tasks(services):
+        _add_task(router, services, task)
     _add_models(router, services)
     _add_health(router, services)
     return router
 
 
-def _add_extraction(router: APIRouter, services: Services) -> None:
-    # The body is read and checked by `_extract`; this says in OpenAPI what it is.
-    body = {
-        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/ExtractRequest"}}},
-        "required": True,
-    }
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Task:
+    """What texts are sent for: the head that it takes, how it is described, and who does it.
+
+    `work` is given the model, the JSON value of the body, and when its last byte came.
+    """
+
+    name: str
+    head: str
+    request: type
+    reply: type
+    description: str
+    work: Callable[[ServedModel, object, float], Coroutine[Any, Any, Answer]]
+
+
+def _tasks(services: Services) -> tuple[_Task, ...]:
+    max_inputs = services.settings.max_inputs
+
+    async def extract(model: ServedModel, value: object, received_at: float) -> Answer:
+        request = parse_extract(value, model.recognizer.labels.names, max_inputs)
+        return await services.extractor.extract(model, request, received_at)
+
+    async def embed(model: ServedModel, value: object, received_at: float) -> Answer:
+        return await services.embedder.embed(model, parse_embed(value, max_inputs), received_at)
+
+    async def similar(model: ServedModel, value: object, received_at: float) -> Answer:
+        return await services.embedder.rank(model, parse_similar(value, max_inputs), received_at)
+
+    return (
+        _Task(
+            name="extract",
+            head="spans",
+            request=ExtractRequest,
+            reply=ExtractReply,
+            description="Find entities in one or many texts",
+            work=extract,
+        ),
+        _Task(
+            name="embed",
+            head="embedding",
+            request=EmbedRequest,
+            reply=EmbedReply,
+            description="Turn one or many texts into unit vectors",
+            work=embed,
+        ),
+        _Task(
+            name="similar",
+            head="embedding",
+            request=SimilarRequest,
+            reply=SimilarReply,
+            description="Rank candidates by their likeness to a text",
+            work=similar,
+        ),
+    )
+
+
+def _add_task(router: APIRouter, services: Services, task: _Task) -> None:
+    # The body is read and checked by `_answer`; this says in OpenAPI what it is.
+    schema = {"$ref": f"#/components/schemas/{task.request.__name__}"}
     documented: dict[str, Any] = {
-        "responses": _responses(ExtractReply, *_FAULTS),
-        "openapi_extra": {"requestBody": body},
+        "methods": ["POST"],
+        "tags": [task.name],
+        "responses": _responses(task.reply, *_FAULTS),
+        "openapi_extra": {"requestBody": {"content": {"application/json": {"schema": schema}}, "required": True}},
     }
 
-    @router.post("/v1/extract", tags=["extract"], **documented)
-    async def extract(request: Request) -> Response:
-        """Find entities in one or many texts with the default model."""
-        return await _extract(request, services, services.registry.default)
+    async def with_default_model(request: Request) -> Response:
+        return await _answer(request, task, services.registry.default)
 
-    @router.post("/v1/models/{name}/extract", tags=["extract"], **documented)
-    async def extract_with_model(
+    async def with_model(
         request: Request,
         name: str,
         version: Annotated[str | None, Query(description="Refuse any other version.")] = None,
     ) -> Response:
-        """Find entities in one or many texts with a named model."""
-        return await _extract(request, services, services.registry.get(name, version))
+        return await _answer(request, task, services.registry.get(name, version))
+
+    for path, handler, name, which in (
+        (f"/v1/{task.name}", with_default_model, task.name, "the default model"),
+        (f"/v1/models/{{name}}/{task.name}", with_model, f"{task.name}_with_model", "a named model"),
+    ):
+        router.add_api_route(path, handler, name=name, description=f"{task.description} with {which}.", **documented)
 
 
 def _add_models(router: APIRouter, services: Services) -> None:
@@ -132,13 +202,13 @@ def _add_health(router: APIRouter, services: Services) -> None:
         return Response(services.metrics.exposition(), media_type=CONTENT_TYPE)
 
 
-async def _extract(request: Request, services: Services, model: ServedModel) -> Response:
+async def _answer(request: Request, task: _Task, model: ServedModel) -> Response:
+    model.recognizer.require_head(task.head)
     model.require_ready()
     _require_json(request)
     body = await request.body()
     received_at = time.perf_counter()
-    parsed = parse_request(parse_json(body), model.recognizer.labels.names, services.settings.max_inputs)
-    answer = await _while_connected(request, services.extractor.extract(model, parsed, received_at))
+    answer = await _while_connected(request, task.work(model, parse_json(body), received_at))
     record = record_of(request.scope)
     record.num_tokens = answer.num_tokens
     record.timing_s.update(queue=answer.queue_s, infer=answer.inference_s)
@@ -198,6 +268,7 @@ def _card(model: ServedModel, services: Services) -> ModelCard:
         **_summary(model, services),
         "description": manifest.description,
         "licence": manifest.licence,
+        "heads": unstructure(manifest.model.heads),
         "labels": list(manifest.labels),
         "thresholds": dict(manifest.thresholds),
         "calibration": None

@@ -7,7 +7,7 @@ being checked again, and stand in the OpenAPI file.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
 from typing_extensions import TypedDict
@@ -63,10 +63,18 @@ Inputs = Annotated[
 ]
 
 
-class ExtractRequest(_Strict):
+class _Texts(_Strict):
+    inputs: Inputs = Field(description="One text, one object with a text and an id, or a list of both.")
+
+    @property
+    def items(self) -> list[TextItem]:
+        """The inputs in their order, each with its id."""
+        return [_item(each) for each in (self.inputs if isinstance(self.inputs, list) else [self.inputs])]
+
+
+class ExtractRequest(_Texts):
     """Texts, and what to look for in them."""
 
-    inputs: Inputs = Field(description="One text, one object with a text and an id, or a list of both.")
     labels: Annotated[list[str], Field(min_length=1)] | None = Field(
         default=None, description="Only these labels, chosen before the overlap policy; null means all."
     )
@@ -91,12 +99,6 @@ class ExtractRequest(_Strict):
     )
 
     @property
-    def items(self) -> list[TextItem]:
-        """The inputs in their order, each with its id."""
-        inputs = self.inputs if isinstance(self.inputs, list) else [self.inputs]
-        return [TextItem.model_construct(text=each, id=None) if isinstance(each, str) else each for each in inputs]
-
-    @property
     def options(self) -> RecognizeOptions:
         """What the recogniser is asked."""
         return RecognizeOptions(
@@ -107,22 +109,36 @@ class ExtractRequest(_Strict):
         )
 
 
-def parse_request(value: object, known_labels: Sequence[str], max_inputs: int) -> ExtractRequest:
-    """A request from a JSON value.
+class EmbedRequest(_Texts):
+    """Texts whose vectors are asked for."""
+
+
+class SimilarRequest(_Strict):
+    """A text, and the candidates that are ranked by how much they are like it."""
+
+    input: Input = Field(description="A text, or an object with a text and an id.")
+    candidates: list[Input] = Field(description="Texts, objects with a text and an id, or both.")
+    top_k: Annotated[int, Field(ge=1)] | None = Field(
+        default=None, description="Only so many of the best candidates; null means all."
+    )
+
+    @property
+    def items(self) -> list[TextItem]:
+        """The text and then the candidates in their order, each with its id."""
+        return [_item(each) for each in (self.input, *self.candidates)]
+
+
+R = TypeVar("R", bound=_Strict)
+
+
+def parse_extract(value: object, known_labels: Sequence[str], max_inputs: int) -> ExtractRequest:
+    """A request for entities from a JSON value.
 
     Raises:
         TooLargeError: more than `max_inputs` inputs.
         InvalidFieldError: the faults with their pointers; a label that is not in `known_labels` is one.
     """
-    inputs = value.get("inputs") if isinstance(value, dict) else None
-    if isinstance(inputs, list) and len(inputs) > max_inputs:
-        detail = f"found {len(inputs)} inputs, expected at most {max_inputs}"
-        raise TooLargeError(detail, [{"pointer": "/inputs", "detail": detail}])
-    try:
-        request = ExtractRequest.model_validate(value)
-    except ValidationError as error:
-        faults = error.errors(include_url=False, include_context=False, include_input=False)
-        raise _invalid([{"pointer": _pointer(fault["loc"]), "detail": fault["msg"]} for fault in faults]) from None
+    request = _parse(ExtractRequest, value, "inputs", max_inputs)
     places = {f"/labels/{index}": label for index, label in enumerate(request.labels or ())}
     places |= {_pointer(("label_thresholds", label)): label for label in request.label_thresholds}
     known = ", ".join(known_labels)
@@ -134,6 +150,43 @@ def parse_request(value: object, known_labels: Sequence[str], max_inputs: int) -
     if unknown:
         raise _invalid(unknown)
     return request
+
+
+def parse_embed(value: object, max_inputs: int) -> EmbedRequest:
+    """A request for vectors from a JSON value.
+
+    Raises:
+        TooLargeError: more than `max_inputs` inputs.
+        InvalidFieldError: the faults with their pointers.
+    """
+    return _parse(EmbedRequest, value, "inputs", max_inputs)
+
+
+def parse_similar(value: object, max_inputs: int) -> SimilarRequest:
+    """A request for a ranking from a JSON value.
+
+    Raises:
+        TooLargeError: more than `max_inputs` candidates.
+        InvalidFieldError: the faults with their pointers.
+    """
+    return _parse(SimilarRequest, value, "candidates", max_inputs)
+
+
+def _parse(kind: type[R], value: object, texts: str, max_inputs: int) -> R:
+    """A request from a JSON value with at most `max_inputs` items in the list `texts`."""
+    found = value.get(texts) if isinstance(value, dict) else None
+    if isinstance(found, list) and len(found) > max_inputs:
+        detail = f"found {len(found)} {texts}, expected at most {max_inputs}"
+        raise TooLargeError(detail, [{"pointer": f"/{texts}", "detail": detail}])
+    try:
+        return kind.model_validate(value)
+    except ValidationError as error:
+        faults = error.errors(include_url=False, include_context=False, include_input=False)
+        raise _invalid([{"pointer": _pointer(fault["loc"]), "detail": fault["msg"]} for fault in faults]) from None
+
+
+def _item(given: str | TextItem) -> TextItem:
+    return TextItem.model_construct(text=given, id=None) if isinstance(given, str) else given
 
 
 def _invalid(faults: list[FieldFault]) -> InvalidFieldError:
@@ -198,6 +251,57 @@ class ExtractReply(TypedDict):
     timing_ms: Timing
 
 
+class EmbeddingResult(TypedDict):
+    """A text's unit vector; of a text longer than the model's window, the direction of the mean of its windows'."""
+
+    id: str | None
+    status: Literal["ok"]
+    windows: int
+    embedding: list[float]
+
+
+class EmbedReply(TypedDict):
+    """One result for each input, in the order of the inputs."""
+
+    model: ModelName
+    results: list[EmbeddingResult | ErrorResult]
+    usage: Usage
+    timing_ms: Timing
+
+
+class ComparedInput(TypedDict):
+    """The text that the candidates were compared with."""
+
+    id: str | None
+    windows: int
+
+
+class RankedResult(TypedDict):
+    """A candidate: its place among the candidates that were sent, and the cosine of its vector and the input's."""
+
+    index: int
+    id: str | None
+    status: Literal["ok"]
+    windows: int
+    score: float
+
+
+class UnrankedResult(ErrorResult):
+    """Why a candidate has no score; the others are ranked without it."""
+
+    index: int
+
+
+class SimilarReply(TypedDict):
+    """Candidates, the best score first and equal ones in the order they came; behind them all that have no score."""
+
+    model: ModelName
+    input: ComparedInput
+    results: list[RankedResult | UnrankedResult]
+    usage: Usage
+    timing_ms: Timing
+
+
 class ModelSummary(ModelName):
     """A model in the list of models."""
 
@@ -243,6 +347,7 @@ class ModelCard(ModelSummary):
 
     description: str
     licence: str | None
+    heads: dict[str, dict[str, object]]
     labels: list[str]
     thresholds: dict[str, float]
     calibration: dict[str, CalibrationReply] | None

@@ -1,7 +1,8 @@
 """A recogniser that is quick, exact and obedient: it finds what a regular expression finds, and does mischief on order.
 
-Capitalised words in a row are a NAME, each of several a WORD within it, and a book title in 《》 is a WORK. A token is
-a character, its id the code point, so that `forward` can read what it was given.
+Capitalised words in a row are a NAME, each of several a WORD within it, and a book title in 《》 is a WORK. A text's
+vector has a place for each of a, b, c, d, which holds how often the text has that letter: "ab" is (1, 1, 0, 0) over the
+root of 2. A token is a character, its id the code point, so that `forward` and `embed` can read what they were given.
 """
 
 from __future__ import annotations
@@ -9,13 +10,17 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from ner_service.bundle import FileRecord, Manifest
 from ner_service.decoding import Calibration, Candidates, apply_overlap, decode
-from ner_service.errors import InvalidTextError, TooManyCandidatesError
-from ner_service.model.config import HeadConfig, Heads, ModelConfig, RoFormerConfig
+from ner_service.errors import InvalidTextError, MissingHeadError, TooManyCandidatesError
+from ner_service.model.config import EmbeddingConfig, HeadConfig, Heads, ModelConfig, RoFormerConfig
+from ner_service.records import unstructure
+from ner_service.serving.registry import Vectors
 from ner_service.text.windows import merge, split
 from ner_service.types import Encoding, Entity, LabelSet, RecognizeOptions, Window, WindowLimits
 
@@ -27,19 +32,25 @@ _WORD = re.compile(r"[A-Z][a-z]+")
 _WORK = re.compile(r"《[^》]+》")
 
 
-def manifest() -> Manifest:
+SPANS = Heads(spans=HeadConfig())
+EMBEDDING = Heads(embedding=EmbeddingConfig(size=4))
+BOTH = Heads(spans=HeadConfig(), embedding=EmbeddingConfig(size=4))
+
+
+def manifest(heads: Heads) -> Manifest:
+    labels = LABELS if heads.spans else ()
     encoder = RoFormerConfig(vocab_size=8, hidden_size=8, num_layers=1, num_heads=2, intermediate_size=8)
     return Manifest(
         name="tiny",
         version="7",
         description="Finds capitals.",
         licence="Apache-2.0",
-        labels=LABELS,
-        model=ModelConfig(encoder=encoder, heads=Heads(spans=HeadConfig())),
+        labels=labels,
+        model=ModelConfig(encoder=encoder, heads=heads),
         window=WindowLimits(max_tokens=64, overlap_tokens=16),
         max_candidates=9,
-        thresholds={"NAME": 0.5, "WORD": 0.5, "WORK": 0.6},
-        calibration=Calibration(slopes=(2.0, 2.0, 2.0), intercepts=(0.0, 0.0, 0.0)),
+        thresholds={label: 0.6 if label == "WORK" else 0.5 for label in labels},
+        calibration=Calibration.uncalibrated(len(labels)),
         metrics={"f1": 0.75},
         data_sha256="ab" * 32,
         files={"model.safetensors": FileRecord(sha256="cd" * 32, num_bytes=1)},
@@ -61,9 +72,9 @@ class CharacterTokenizer:
 class FakeRecognizer:
     """The walk without a model. `hold` makes the next batches wait in `forward`; `entered` tells that one is there."""
 
-    def __init__(self) -> None:
-        self.manifest = manifest()
-        self.labels = LabelSet(LABELS)
+    def __init__(self, heads: Heads = SPANS) -> None:
+        self.manifest = manifest(heads)
+        self.labels = LabelSet(self.manifest.labels)
         self.pads = True
         self.batches: list[int] = []
         self.entered = threading.Event()
@@ -76,6 +87,11 @@ class FakeRecognizer:
 
     def release(self) -> None:
         self._open.set()
+
+    def require_head(self, head: str) -> None:
+        heads = tuple(unstructure(self.manifest.model.heads))
+        if head not in heads:
+            raise MissingHeadError(head, heads)
 
     def encode(self, text: str) -> list[Window]:
         return split(text, CharacterTokenizer(), self.manifest.window)  # type: ignore[arg-type]
@@ -91,10 +107,17 @@ class FakeRecognizer:
         )
 
     def forward(self, encodings: Sequence[Encoding], cutoffs: Sequence[tuple[float, ...]]) -> list[Candidates]:
-        self.entered.set()
-        self._open.wait()
-        self.batches.append(len(encodings))
+        self._enter(len(encodings))
         return [self._candidates(*pair) for pair in zip(encodings, cutoffs, strict=True)]
+
+    def embed(self, encodings: Sequence[Encoding]) -> Vectors:
+        self._enter(len(encodings))
+        return np.stack(
+            [_direction(np.array([_read(encoding).count(letter) for letter in "abcd"])) for encoding in encodings]
+        )
+
+    def pool(self, vectors_WE: Sequence[Vectors]) -> Vectors:
+        return _direction(np.mean(vectors_WE, axis=0))
 
     def decode(
         self, windows: Sequence[Window], candidates: Sequence[Candidates], options: RecognizeOptions
@@ -107,12 +130,13 @@ class FakeRecognizer:
         ]
         return tuple(apply_overlap(merge(answers), options.overlap))
 
+    def _enter(self, num_encodings: int) -> None:
+        self.entered.set()
+        self._open.wait()
+        self.batches.append(num_encodings)
+
     def _candidates(self, encoding: Encoding, cutoffs: tuple[float, ...]) -> Candidates:
-        text = "".join(map(chr, encoding.token_ids[1:-1]))
-        if POISON in text:
-            raise RuntimeError(f"cannot read {text}")
-        if DEADLY in text:
-            raise SystemExit(f"died of {text}")
+        text = _read(encoding)
         if ENDLESS in text:
             return Candidates.none(overflow="NAME")
         found = [(0, match.span(), 2.0) for match in _NAME.finditer(text)]
@@ -124,3 +148,17 @@ class FakeRecognizer:
         columns = [list(column) for column in zip(*kept, strict=True)] if kept else [[], [], [], []]
         label_N, start_N, end_N = (np.array(column, dtype=np.int64) for column in columns[:3])
         return Candidates(label_N, start_N, end_N, np.array(columns[3], dtype=np.float64))
+
+
+def _read(encoding: Encoding) -> str:
+    text = "".join(map(chr, encoding.token_ids[1:-1]))
+    if POISON in text:
+        raise RuntimeError(f"cannot read {text}")
+    if DEADLY in text:
+        raise SystemExit(f"died of {text}")
+    return text
+
+
+def _direction(vector_E: npt.NDArray[Any]) -> Vectors:
+    length = float(np.linalg.norm(vector_E))
+    return (vector_E / (length or 1.0)).astype(np.float32)

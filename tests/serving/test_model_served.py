@@ -6,18 +6,25 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from starlette.testclient import TestClient
 
+from ner_service.bundle import Bundle
+from ner_service.model.batch import pad
+from ner_service.model.text_model import TextModel
 from ner_service.recognizer import Recognizer
 from ner_service.serving.app import build_app
 from ner_service.serving.metrics import Metrics
 from ner_service.serving.registry import Registry
 from ner_service.serving.server import load_model
 from ner_service.serving.settings import Settings
+from ner_service.text.windows import split
 from ner_service.types import Recognition, RecognizeOptions
 from tests.conftest import SENTENCES
 from tests.serving.conftest import until
@@ -25,13 +32,32 @@ from tests.serving.conftest import until
 TEXTS = (*SENTENCES, " ".join(SENTENCES * 3), "", "😀 Ada 李雷", "\r\n\t ")
 
 
-@pytest.fixture(scope="module")
-def client(tiny_bundle_folder: Path) -> Iterator[TestClient]:
-    settings, metrics = Settings(model=tiny_bundle_folder, device="cpu"), Metrics()
+@contextmanager
+def served(folder: Path) -> Iterator[TestClient]:
+    settings, metrics = Settings(model=folder, device="cpu"), Metrics()
     model = load_model(settings, metrics, lambda: None)
     with TestClient(build_app(settings, Registry(model), metrics)) as client:
         until(lambda: client.get("/health/ready").status_code == 200)
         yield client
+
+
+@pytest.fixture(scope="module")
+def client(tiny_bundle_folder: Path) -> Iterator[TestClient]:
+    with served(tiny_bundle_folder) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def two_headed(tiny_two_headed_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
+    folder = tmp_path_factory.mktemp("served") / "both"
+    tiny_two_headed_bundle.save(folder)
+    with served(folder) as client:
+        yield client
+
+
+def embeddings(client: TestClient, inputs: str | list[str]) -> list[list[float]]:
+    results = client.post("/v1/embed", json={"inputs": inputs}).json()["results"]
+    return [result["embedding"] for result in results]
 
 
 def entities(result: dict[str, Any]) -> list[tuple[int, int, str]]:
@@ -77,6 +103,62 @@ def test_the_ends_of_the_threshold(client: TestClient, threshold: float) -> None
     (result,) = client.post("/v1/extract", json=body).json()["results"]
     # Every span of 3 letters, or word pieces of them, for every label; or none at all.
     assert bool(result["entities"]) == (threshold == 0)
+
+
+def test_the_vectors_that_are_served_are_the_models(two_headed: TestClient, tiny_two_headed_bundle: Bundle) -> None:
+    """The oracle knows neither recogniser nor service: windows, encoder, head, lengths."""
+    bundle = tiny_two_headed_bundle
+    model = TextModel(bundle.manifest.model, len(bundle.manifest.labels)).eval()
+    model.load_state_dict(bundle.weights)
+    found = embeddings(two_headed, list(TEXTS))
+    for text, embedding in zip(TEXTS, found, strict=True):
+        units = []
+        for window in split(text, bundle.tokenizer, bundle.manifest.window):
+            with torch.inference_mode():
+                vector_E = model.embed(pad([window.encoding.token_ids], pad_id=0))[0].double()
+            units.append(vector_E / vector_E.norm())
+        mean_E = torch.stack(units).mean(0)
+        assert embedding == pytest.approx((mean_E / mean_E.norm()).tolist(), abs=1e-5)
+
+
+def test_candidates_are_ranked_by_the_cosines_of_their_vectors(two_headed: TestClient) -> None:
+    vectors = np.array(embeddings(two_headed, list(TEXTS)))
+    body = {"input": TEXTS[1], "candidates": list(TEXTS)}
+    results = two_headed.post("/v1/similar", json=body).json()["results"]
+    scores = {result["index"]: result["score"] for result in results}
+    assert [scores[index] for index in range(len(TEXTS))] == pytest.approx(vectors @ vectors[1], abs=1e-5)
+    assert list(scores) == sorted(scores, key=lambda index: -scores[index])
+    assert (results[0]["index"], results[0]["score"]) == (1, 1.0)
+    # The twin: a model that says the same of every text would rank nothing.
+    assert results[1]["score"] < 0.99
+
+
+def test_among_requests_of_every_kind_the_answers_are_the_same(two_headed: TestClient) -> None:
+    def ask(path: str, text: str) -> list[dict[str, Any]]:
+        body = {"input": text, "candidates": list(SENTENCES)} if path == "similar" else {"inputs": text}
+        results: list[dict[str, Any]] = two_headed.post(f"/v1/{path}", json=body).json()["results"]
+        return results
+
+    asked = [(path, text) for text in TEXTS for path in ("extract", "embed", "similar")]
+    alone = [ask(*each) for each in asked]
+    with ThreadPoolExecutor(32) as threads:
+        together = list(threads.map(lambda each: ask(*each), asked * 4))
+    for (path, _), one, other in zip(asked * 4, alone * 4, together, strict=True):
+        if path == "extract":
+            assert entities(one[0]) == entities(other[0])
+        elif path == "embed":
+            assert other[0]["embedding"] == pytest.approx(one[0]["embedding"], abs=1e-5)
+        else:
+            scores = {result["index"]: result["score"] for result in one}
+            assert {result["index"]: result["score"] for result in other} == pytest.approx(scores, abs=1e-5)
+
+
+def test_a_bundle_that_only_embeds_is_served(tiny_embedding_bundle: Bundle, tmp_path: Path) -> None:
+    tiny_embedding_bundle.save(tmp_path / "vectors")
+    with served(tmp_path / "vectors") as client:
+        assert [len(vector) for vector in embeddings(client, list(SENTENCES))] == [24] * len(SENTENCES)
+        assert client.post("/v1/extract", json={"inputs": "Ada"}).status_code == 409
+        assert client.get("/v1/models/vectors").json()["heads"] == {"embedding": {"size": 24}}
 
 
 def test_the_app_needs_no_torch() -> None:

@@ -3,9 +3,17 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from pydantic import TypeAdapter
+import pytest
+from pydantic import BaseModel, TypeAdapter
 
-from ner_service.serving.schemas import ExtractReply, ExtractRequest, ModelCard, ModelList
+from ner_service.serving.schemas import (
+    EmbedRequest,
+    ExtractReply,
+    ExtractRequest,
+    ModelCard,
+    ModelList,
+    SimilarRequest,
+)
 from tests.golden import OPENAPI, openapi
 from tests.serving.conftest import Service
 
@@ -46,6 +54,8 @@ def test_replies_are_what_the_document_says(service: Service) -> None:
     TypeAdapter(ExtractReply).validate_json(reply.content, strict=True)
 
 
-def test_the_request_of_the_document_is_the_one_that_is_checked() -> None:
+@pytest.mark.parametrize("request_kind", [ExtractRequest, EmbedRequest, SimilarRequest])
+def test_the_request_of_the_document_is_the_one_that_is_checked(request_kind: type[BaseModel]) -> None:
     document = json.loads(openapi())
-    assert set(document["components"]["schemas"]["ExtractRequest"]["properties"]) == set(ExtractRequest.model_fields)
+    properties = document["components"]["schemas"][request_kind.__name__]["properties"]
+    assert set(properties) == set(request_kind.model_fields)

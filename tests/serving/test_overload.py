@@ -21,7 +21,7 @@ def sample(service: Service, name: str) -> float:
     return next((float(line.rpartition(" ")[2]) for line in lines if line.rpartition(" ")[0] == name), 0.0)
 
 
-Ask = Callable[[Any], Future[Any]]
+Ask = Callable[..., Future[Any]]
 
 
 @contextmanager
@@ -30,8 +30,8 @@ def busy_model(service: Service) -> Iterator[tuple[Future[Any], Ask]]:
     service.recognizer.hold()
     with ThreadPoolExecutor() as threads:
 
-        def ask(inputs: Any) -> Future[Any]:
-            return threads.submit(service.post, "/v1/extract", {"inputs": inputs})
+        def ask(inputs: Any, path: str = "/v1/extract") -> Future[Any]:
+            return threads.submit(service.post, path, {"inputs": inputs})
 
         running = ask("Ada")
         try:

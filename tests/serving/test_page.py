@@ -27,7 +27,7 @@ from ner_service.serving.metrics import Metrics
 from ner_service.serving.registry import Registry, ServedModel
 from ner_service.serving.settings import Settings
 from tests.serving.conftest import Service, until
-from tests.serving.fakes import FakeRecognizer
+from tests.serving.fakes import EMBEDDING, FakeRecognizer
 
 PAGE = Path(ner_service.serving.__file__).parent / "page"
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
@@ -261,10 +261,29 @@ def test_on_a_phone_nothing_is_wider_than_the_screen(page: Page) -> None:
 @needs_chromium
 def test_the_documentation_shows_every_operation(page: Page) -> None:
     page.open("/docs")
-    page.wait(lambda: len(page.texts("h2")) == 7)
+    page.wait(lambda: len(page.texts("h2")) == 11)
     assert "POST/v1/extract" in [title.replace(" ", "") for title in page.texts("h2")]
     page.find("summary").click()
     assert "offset_unit" in page.texts("code")
+
+
+@needs_chromium
+def test_a_model_that_finds_no_entities_is_told_at_once(browser: webdriver.Chrome) -> None:
+    recognizer = FakeRecognizer(EMBEDDING)
+    server, thread, port = start_server(Settings(model=Path("unused")), recognizer)
+    page = Page(browser, port, recognizer)
+    try:
+        page.open()
+        page.wait(lambda: page.find("#problem").is_displayed())
+        assert page.find("#problem").text == "This model finds no entities. It has: embedding."
+        page.find("#text").send_keys("Ada", Keys.CONTROL, Keys.ENTER)
+        page.wait(lambda: page.find("#problem").text == "the model has no 'spans' head; it has: embedding")
+        assert not page.find("#answer").is_displayed()
+        assert page.find("#run").is_enabled()
+    finally:
+        server.should_exit = True
+        thread.join(60)
+        page.complaints()
 
 
 @needs_chromium

@@ -34,7 +34,7 @@ function typeName(schema) {
   if ("const" in schema) return JSON.stringify(schema.const);
   if (schema.type === "array") return `[${typeName(schema.items ?? {})}, …]`;
   if (schema.type === "object" && schema.additionalProperties) return `{name: ${typeName(schema.additionalProperties)}}`;
-  const range = "minimum" in schema ? ` ${schema.minimum} to ${schema.maximum}` : "";
+  const range = "maximum" in schema ? ` ${schema.minimum} to ${schema.maximum}` : "minimum" in schema ? ` from ${schema.minimum}` : "";
   return `${schema.type ?? "any"}${range}`;
 }
 

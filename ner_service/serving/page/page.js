@@ -47,6 +47,7 @@ async function showModel() {
     $("model").textContent = `${card.name} ${card.version}`;
     hues = new Map();
     card.labels.forEach(hueOf);
+    if (!card.heads.spans) showProblem(`This model finds no entities. It has: ${Object.keys(card.heads).join(", ")}.`);
   } catch (error) {
     showProblem(error.message);
   }
