@@ -30,6 +30,9 @@ SCALE = 20.0
 DEALS: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...] = (((0, 1, 2), (3,)), ((0, 1, 2, 3), ()), ((), (0, 1, 2, 3)))
 """Which of the four chunks each of two processes has."""
 
+UNEVEN = (1, 4, 2, 5)
+"""Sizes of chunks."""
+
 
 class TinyEncoder(nn.Module):
     """Token ids to hidden states, to one vector a text, to words."""
@@ -66,11 +69,15 @@ def tiny_encoder(dropout: float = 0.0, dtype: torch.dtype = torch.float64) -> Ti
         return TinyEncoder(dropout).to(dtype).train()
 
 
-def texts(num: int = 12) -> Texts:
-    """Texts of 4 to 9 tokens; the two of a pair share the second."""
+def _texts() -> Texts:
+    """Twelve texts of 4 to 9 tokens; the two of a pair share the second."""
     generator = torch.Generator().manual_seed(1)
-    rows = [torch.randint(2, VOCAB_SIZE, (2 + 5 * i % 6,), generator=generator).tolist() for i in range(num)]
+    rows = [torch.randint(2, VOCAB_SIZE, (2 + 5 * i % 6,), generator=generator).tolist() for i in range(12)]
     return [[1, 2 + i // 2, *row] for i, row in enumerate(rows)]
+
+
+TEXTS = _texts()
+NUM_TOKENS = sum(map(len, TEXTS))
 
 
 def split(rows: Texts, sizes: Sequence[int]) -> list[Texts]:
@@ -88,6 +95,14 @@ def word_loss(model: TinyEncoder, hidden_BLD: Tensor, chunk: Texts) -> Tensor:
     """Cross entropy of every token from its own state, summed."""
     logits = model.words(torch.cat(pad(chunk, 0).texts(hidden_BLD)))
     return functional.cross_entropy(logits, torch.tensor([token for text in chunk for token in text]), reduction="sum")
+
+
+def one_process() -> Accelerator:
+    return Accelerator(cpu=True)
+
+
+def relative(found: Tensor, expected: Tensor) -> float:
+    return float((found - expected).norm() / expected.norm())
 
 
 def gradient_of(model: nn.Module) -> Tensor:
@@ -113,13 +128,12 @@ def record_gradients(output: Path) -> None:
     """Write what each deal of `DEALS` gives this process: `OUTPUT/0.pt`, `OUTPUT/1.pt`."""
     torch.set_num_threads(1)
     accelerator = Accelerator(cpu=True)
-    rows = texts()
-    chunks = split(rows, (1, 4, 2, 5))
+    chunks = split(TEXTS, UNEVEN)
     found = []
     for deal in DEALS:
         model = tiny_encoder()
         own = [chunks[index] for index in deal[accelerator.process_index]]
-        cached = mixed_backward(model, own, sum(map(len, rows)), accelerator)
+        cached = mixed_backward(model, own, NUM_TOKENS, accelerator)
         sum_gradients(model.parameters(), accelerator)
         found.append({"coupled": cached.coupled, "own": cached.own, "gradient": gradient_of(model)})
     torch.save(found, output / f"{accelerator.process_index}.pt")
