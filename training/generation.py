@@ -26,6 +26,7 @@ from ner_service.types import Encoding
 from training.data.projection import bare
 
 TOP_P = 0.95
+"""Share of probability that a token is drawn from, as RoFormer-Sim has it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,7 @@ def similar_sentences(
         TextTooLongError: the text needs more than one window.
     """
     source = read_source(recognizer, text)
-    drawn = generate(recognizer, source.token_ids, num_samples, top_p=top_p, generator=generator)
+    drawn = generate(recognizer, [source.token_ids] * num_samples, top_p=top_p, generator=generator)
     return rank(recognizer, text, distinct(text, drawn))[:keep]
 
 
@@ -78,33 +79,29 @@ def read_source(recognizer: Recognizer, text: str) -> Encoding:
 
 def generate(
     recognizer: Recognizer,
-    source: Sequence[int],
-    num_rows: int,
+    sources: Sequence[tuple[int, ...]],
     *,
     top_p: float = TOP_P,
     generator: torch.Generator | None = None,
 ) -> list[str]:
-    """Texts drawn for the tokens of a source: those of `num_rows` that end within twice its length.
+    """A text drawn for each source, those left out that do not end within twice its length.
 
-    The source is read once, with the special tokens around it; some of its tokens may be masked.
+    Sources are the tokens of one text with the special tokens around it, some of them masked; all are of one length.
+    If nothing tells them apart, they are read once.
 
     Raises:
         ConfigError: the encoder is a foreign one, or the tokenizer marks no text's end.
     """
-    model, tokenizer = recognizer.model, recognizer.tokenizer
+    model, tokenizer, num_tokens = recognizer.model, recognizer.tokenizer, len(sources[0])
     encoder = walked(cast(Encoder, model.encoder), "generation")
-    sampling = Sampling.of_tokenizer(tokenizer, max_tokens=2 * len(source), top_p=top_p)
+    sampling = Sampling.of_tokenizer(tokenizer, max_tokens=2 * num_tokens, top_p=top_p)
+    read = sources[:1] if len(set(sources)) == 1 else sources
     caches = [KeyValueCache() for _ in range(encoder.num_layers)]
     with torch.inference_mode():
-        last_1D = encoder(pad([source], tokenizer.pad_id, recognizer.device), caches)[:, -1]
-    rows = decode_tokens(
-        model,
-        last_1D.expand(num_rows, -1),
-        [cache.repeat(num_rows) for cache in caches],
-        sampling,
-        first_position=len(source),
-        generator=generator,
-    )
+        last_ND = encoder(pad(read, tokenizer.pad_id, recognizer.device), caches)[:, -1]
+    if len(read) < len(sources):
+        last_ND, caches = last_ND.expand(len(sources), -1), [cache.repeat(len(sources)) for cache in caches]
+    rows = decode_tokens(model, last_ND, caches, sampling, first_position=num_tokens, generator=generator)
     return [tokenizer.decode(row) for row in rows if row[-1] == sampling.end_id]
 
 
@@ -223,13 +220,25 @@ def nucleus_tokens(logits_NV: Tensor, top_p: float, uniform_N: Tensor) -> Tensor
 
     Source: Holtzman et al., The Curious Case of Neural Text Degeneration (arXiv 1904.09751).
     """
-    probability_NV, token_NV = logits_NV.softmax(-1).sort(dim=-1, descending=True, stable=True)
+    probability_NV, token_NV = _likeliest(logits_NV.softmax(-1), top_p)
     total_NV = probability_NV.cumsum(-1)
     inside_NV = (total_NV - probability_NV < top_p) & (probability_NV > 0)
     last_N1 = inside_NV.sum(-1, keepdim=True).clamp(min=1) - 1
     height_N1 = uniform_N[:, None] * total_NV.gather(-1, last_N1)
     rank_N1 = torch.searchsorted(total_NV, height_N1, right=True).minimum(last_N1)
     return token_NV.gather(-1, rank_N1)[:, 0]
+
+
+def _likeliest(probability_NV: Tensor, top_p: float) -> tuple[Tensor, Tensor]:
+    """Probabilities in falling order and their tokens: as many as hold every row's nucleus, all if need be.
+
+    To sort a vocabulary takes as long as to run the model; a nucleus is nearly always small.
+    """
+    for count in (1024, probability_NV.shape[-1]):
+        found = probability_NV.topk(min(count, probability_NV.shape[-1]))
+        if (found.values.sum(-1) >= top_p).all():
+            break
+    return found.values, found.indices
 
 
 def _ended(row: Sequence[int], end_id: int) -> tuple[int, ...]:

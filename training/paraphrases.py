@@ -24,9 +24,6 @@ from training.generation import generate, rank, read_source
 MASKED_SHARE = 0.15
 """Of the words outside entities, before sentences are drawn."""
 
-ROWS = 8
-"""Sentences drawn for one masked source."""
-
 REASONS: Mapping[str, str] = {
     "unfinished": "no end within twice the source's length",
     "same": "the source itself",
@@ -108,17 +105,14 @@ def mask_outside(
 
 
 def _draw(recognizer: Recognizer, document: Document, encoding: Encoding, recipe: Recipe) -> list[str]:
+    """A candidate for each of as many masked sources; the seed and the text alone decide which."""
     mask_id = recognizer.tokenizer.mask_id
     if mask_id is None:
         raise ConfigError("tokenizer: found no token for masks, expected one")
     choices = random.Random(f"{recipe.seed} {document.text}")
     generator = torch.Generator().manual_seed(choices.getrandbits(63))
-    drawn: list[str] = []
-    for first in range(0, recipe.num_samples, ROWS):
-        source = mask_outside(encoding, document, mask_id, MASKED_SHARE, choices)
-        num_rows = min(ROWS, recipe.num_samples - first)
-        drawn += generate(recognizer, source, num_rows, generator=generator)
-    return drawn
+    sources = [mask_outside(encoding, document, mask_id, MASKED_SHARE, choices) for _ in range(recipe.num_samples)]
+    return generate(recognizer, sources, generator=generator)
 
 
 def _project(
