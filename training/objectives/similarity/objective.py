@@ -95,7 +95,7 @@ class SimilarityObjective:
         Raises:
             ConfigError: there is no batch.
         """
-        return self._steps(self.source.epoch(epoch), f"{self.seed} {epoch}")
+        return self._steps(self.source.epoch(epoch), f"{self.seed} {epoch}", f"in epoch {epoch}")
 
     def count(self, batch: Chunk) -> float:
         """Its share: the counts of a step are 1 together, for the loss of a step is a mean over it."""
@@ -114,7 +114,7 @@ class SimilarityObjective:
     @torch.no_grad()
     def dev_loss(self) -> float:
         """The mean over the batches of what is held out, by their rows; with noise, the same every time."""
-        steps = self._steps(self.source.dev(), "held out")
+        steps = self._steps(self.source.dev(), "dev", "held out")
         num_rows = [step[0].num_batch_rows for step in steps]
         summed = sum(num * float(self.loss(step)) for num, step in zip(num_rows, steps, strict=True))
         return summed / sum(num_rows)
@@ -129,12 +129,11 @@ class SimilarityObjective:
 
     # ---- data
 
-    def _steps(self, pairs: Sequence[Pair], seed: str) -> Steps:
+    def _steps(self, pairs: Sequence[Pair], seed: str, place: str) -> Steps:
         batches = pair_batches(pairs, self.config.batch_pairs, random.Random(f"pairs {seed}"))
         if not batches:
-            raise ConfigError(
-                f"objectives.similarity: found {len(pairs)} pairs ({seed}), expected two without a common sentence"
-            )
+            found = f"{len(pairs)} pairs {place}"
+            raise ConfigError(f"objectives.similarity: found {found}, expected at least two without a common sentence")
         return Steps(batches, lambda batch: self._chunks(batch, seed))
 
     def _chunks(self, batch: Sequence[Pair], seed: str) -> list[Chunk]:
