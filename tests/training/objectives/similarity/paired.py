@@ -14,6 +14,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from ner_service.model.batch import Batch, pad_pairs
 from ner_service.model.config import (
     EmbeddingConfig,
     EncoderConfig,
@@ -32,7 +33,7 @@ from training.data.raw import RawCorpus
 from training.data.sources import Corpus
 from training.data.tokenizer_training import train_tokenizer
 from training.objectives.similarity import SimilarityObjective
-from training.objectives.similarity.rows import Chunk
+from training.objectives.similarity.rows import Chunk, Row
 from training.preparation import Setup
 from training.steps import sum_gradients
 
@@ -46,6 +47,11 @@ PAIRS = (
     Pair("The train to the north is late.", "There is a delay on the northern line."),
     Pair("去图书馆怎么走？", "图书馆在哪儿？"),
 )
+LABELLED = (
+    *(Pair(pair.first, pair.second, 1.0) for pair in PAIRS),
+    *(Pair(pair.first, other.second, 0.0) for pair, other in zip(PAIRS, (*PAIRS[1:], PAIRS[0]), strict=True)),
+)
+"""The pairs, and as many of sentences that have nothing to do with each other."""
 TEXTS = tuple(sentence for pair in PAIRS for sentence in (pair.first, pair.second))
 
 
@@ -79,7 +85,7 @@ def case(
         name="pairs", data=DataConfig(texts=("in memory",)), model=ModelSection(encoder={"kind": "in memory"})
     )
     corpus = Corpus(labels=LabelSet(()), train=(), dev=(), sha256="", raw=raw or RawCorpus(all_pairs=PAIRS))
-    encoder = foreign_encoder(tokenizer) if foreign else own_encoder(tokenizer, dropout)
+    encoder = foreign_encoder(tokenizer, dropout) if foreign else own_encoder(tokenizer, dropout)
     setup = Setup(
         run=run,
         corpus=corpus,
@@ -106,11 +112,24 @@ def own_encoder(tokenizer: TextTokenizer, dropout: float) -> EncoderConfig:
     )
 
 
-def foreign_encoder(tokenizer: TextTokenizer) -> EncoderConfig:
+def foreign_encoder(tokenizer: TextTokenizer, dropout: float) -> EncoderConfig:
     """BERT's initial 0.02 is made for a width of 768: at 16 all vectors would be alike."""
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
-    config = {"vocab_size": tokenizer.vocab_size, "initializer_range": 0.25, **sizes}
+    rates = {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout, "initializer_range": 0.25}
+    config = {"vocab_size": tokenizer.vocab_size, **sizes, **rates}
     return HuggingFaceConfig(model_type="bert", config=config)
+
+
+def rows_of(batch: Sequence[Chunk]) -> list[Row]:
+    return [row for chunk in batch for row in chunk.rows]
+
+
+def paired_batch(rows: Sequence[Row]) -> Batch:
+    return pad_pairs([(row.source, row.target) for row in rows], 0)
+
+
+def relative(found: Tensor, expected: Tensor) -> float:
+    return float((found - expected).norm() / expected.norm())
 
 
 def gradient_of(case: Case, batch: Sequence[Chunk], scale: float = 1.0) -> tuple[Tensor, float]:
