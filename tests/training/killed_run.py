@@ -1,6 +1,6 @@
 """Trains a run in processes that are killed with SIGKILL and resumed, and beside it the same run left alone.
 
-    python -m tests.training.killed_run RUN FOLDER [option of ner-train train ...]
+    python -m tests.training.killed_run VERB RUN FOLDER [option of ner-train VERB ...]
 
 Writes FOLDER/whole, FOLDER/killed and FOLDER/seed (the run with another seed) and prints as JSON how each process
 ended. Processes are forked from one that has imported everything and computed nothing: an import takes seconds.
@@ -27,8 +27,8 @@ Hook = Callable[[], None]
 ALWAYS_S = -1.0
 
 
-def main(run: str, folder: Path, *options: str) -> None:
-    arguments = ["train", run, *options, "-o"]
+def main(verb: str, run: str, folder: Path, *options: str) -> None:
+    arguments = [verb, run, *options, "-o"]
     killed = [*arguments, str(folder / "killed"), "--resume"]
     ends = [
         _process([*arguments, str(folder / "whole")], _nothing),
@@ -106,4 +106,4 @@ def _kill_in_snapshot(number: int) -> Hook:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]), *sys.argv[3:])
+    main(sys.argv[1], sys.argv[2], Path(sys.argv[3]), *sys.argv[4:])

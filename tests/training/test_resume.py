@@ -30,7 +30,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three runs of the same configuration: left alone, killed and resumed, with another seed."""
     folder = tmp_path_factory.mktemp("killed")
     run = write_run(folder / "sample", num_train=32, num_dev=8)
-    command = [sys.executable, "-m", "tests.training.killed_run", str(run), str(folder), *OPTIONS]
+    command = [sys.executable, "-m", "tests.training.killed_run", "train", str(run), str(folder), *OPTIONS]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == [0, 0, SIGKILL, SIGKILL, SIGKILL, SIGKILL, 0], done.stderr

@@ -22,17 +22,15 @@ from torch.nn import functional
 from ner_service.errors import ConfigError
 from ner_service.model.encoders import Encoder
 from ner_service.model.text_model import TextModel
-from ner_service.text.planning import plan_groups
 from training.config import MaskedLanguageModelConfig
 from training.corruption import Vocabulary, mask_words
+from training.data.loader import batches_of_epoch
 from training.data.words import word_groups, word_spans
 from training.objectives import steps_of
 from training.preparation import Setup
 
 UNMASKED = -1
 TEXTS_AT_ONCE = 256
-POOL_TEXTS = 1024
-"""Texts whose lengths are sorted together: enough to waste little padding, few enough to stay random."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +81,7 @@ class MaskedLanguageModelObjective:
             specials=self.tokenizer.special_ids | {self.tokenizer.mask_id},
         )
         held_out = [] if setup.corpus.dev else setup.corpus.raw.dev_texts()
-        self.dev_batches = self._batches(list(self._masked(held_out, "dev")))
+        self.dev_batches = self._batches(list(self._masked(held_out, "dev")), seed=0, epoch=0)
         if not setup.corpus.dev:
             self._num_dev()  # refused now, not after an epoch
 
@@ -96,10 +94,7 @@ class MaskedLanguageModelObjective:
         texts = list(self._masked(self.texts(epoch), f"{self.run.seed} {epoch}"))
         if not texts:
             raise ConfigError(f"data.texts: found no word in the texts of epoch {epoch + 1}, expected some to mask")
-        generator = random.Random(f"order {self.run.seed} {epoch}")
-        generator.shuffle(texts)
-        batches = self._batches(texts)
-        generator.shuffle(batches)
+        batches = self._batches(texts, self.run.seed, epoch)
         return steps_of(batches, self.run.batch.accumulate * self.accelerator.num_processes)
 
     def count(self, batch: list[MaskedText]) -> float:
@@ -192,12 +187,6 @@ class MaskedLanguageModelObjective:
                 array("i", [*before, *targets[start:stop], *after]),
             )
 
-    def _batches(self, texts: Sequence[MaskedText]) -> list[list[MaskedText]]:
-        """Batches within the token budget; texts of a batch are of about one length."""
-        padded = self.model.pads(self.accelerator.device)
-        batches: list[list[MaskedText]] = []
-        for first in range(0, len(texts), POOL_TEXTS):
-            pool = texts[first : first + POOL_TEXTS]
-            groups = plan_groups([len(text) for text in pool], self.config.batch_tokens, padded=padded)
-            batches += [[pool[index] for index in group] for group in groups]
-        return batches
+    def _batches(self, texts: Sequence[MaskedText], seed: int, epoch: int) -> list[list[MaskedText]]:
+        batches = batches_of_epoch(texts, self.config.batch_tokens, seed=seed, epoch=epoch)  # type: ignore[arg-type]
+        return list(batches)  # type: ignore[arg-type]
