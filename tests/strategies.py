@@ -126,3 +126,10 @@ def compositions(total: int) -> st.SearchStrategy[list[int]]:
     """Sizes, each at least 1, that add up to `total`, in any order."""
     ends = st.sets(st.integers(1, total - 1)).map(lambda inner: [0, *sorted(inner), total])
     return ends.map(lambda ends: [end - start for start, end in itertools.pairwise(ends)])
+
+
+def directions(size: int) -> st.SearchStrategy[torch.Tensor]:
+    """Unit vectors of `size` numbers, in double precision."""
+    number = st.floats(-1, 1, allow_subnormal=False)
+    vectors = st.lists(number, min_size=size, max_size=size).map(lambda values: torch.tensor(values).double())
+    return vectors.filter(lambda vector: float(vector.norm()) > 1e-3).map(lambda vector: vector / vector.norm())

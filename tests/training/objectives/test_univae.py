@@ -29,11 +29,21 @@ from ner_service.model.text_model import TextModel
 from ner_service.model.von_mises_fisher import kl_to_uniform
 from ner_service.text.tokenizer import TextTokenizer
 from ner_service.types import Document, LabelSet
-from training.config import BatchConfig, DataConfig, ModelSection, ObjectivesConfig, RunConfig, UniVAEConfig
+from training.assembly import new_state
+from training.config import (
+    BatchConfig,
+    DataConfig,
+    ModelSection,
+    ObjectivesConfig,
+    OptimizerConfig,
+    RunConfig,
+    UniVAEConfig,
+)
 from training.data.raw import RawCorpus
 from training.data.sources import Corpus
 from training.data.texts import sentences
 from training.data.tokenizer_training import train_tokenizer
+from training.loop import train
 from training.objectives.univae import Tokens, UniVAEObjective
 from training.preparation import Setup, heads_of
 
@@ -311,3 +321,19 @@ def test_a_foreign_encoder_is_refused() -> None:
         UniVAEObjective(setup, model, Accelerator(cpu=True), config_of())
     with pytest.raises(ConfigError, match=r"heads\.latent: found the encoder HuggingFaceEncoder"):
         replace(setup, config=replace(config, heads=setup.config.heads)).build_model()
+
+
+@pytest.mark.parametrize("posterior", ["vmf", "gaussian", "none"])
+def test_a_run_learns_to_write_sentences_again(posterior: str) -> None:
+    """By the loop, from what assembly makes of a run; the weights it leaves are a bundle's."""
+    setup = setup_of(config_of(posterior=posterior, batch_tokens=1000))
+    setup = replace(setup, run=replace(setup.run, epochs=12, optimizer=OptimizerConfig(lr=1e-2, head_lr=1e-2)))
+    accelerator = Accelerator(cpu=True)
+    state = new_state(setup, accelerator)
+    assert [weighted.name for weighted in state.objectives] == ["univae"]
+    finished = [progress.finished for progress in train(setup, state, accelerator) if progress.finished]
+    assert finished[-1].losses["univae"] < finished[0].losses["univae"] - 0.5
+    assert set(finished[-1].dev) == {"univae"}
+    assert state.best_weights is not None
+    assert setup.recognizer(state.model).manifest.model.heads.latent == setup.config.heads.latent
+    assert set(state.best_weights) == set(state.model.state_dict())
