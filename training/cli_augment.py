@@ -67,7 +67,8 @@ def augment(
             print(json.dumps(tally.as_dict()))
         else:
             Console().print(_table(tally))
-        say(f"Wrote {output}: {tally.num_written} documents. Next: name it in data.train, beside {data}")
+        hint = f". Next: name it in data.train, beside {data}" if tally.num_written else ""
+        say(f"Wrote {output}: {tally.num_written} documents{hint}")
 
 
 def _augmented(

@@ -87,7 +87,7 @@ def paraphraser() -> Recognizer:
     return Recognizer(bundle_of_pairs(), torch.device("cpu"))
 
 
-def _learn(model: TextModel, tokenizer: TextTokenizer, pairs: Sequence[tuple[str, str]], num_steps: int = 150) -> None:
+def _learn(model: TextModel, tokenizer: TextTokenizer, pairs: Sequence[tuple[str, str]], num_steps: int = 90) -> None:
     """Each sentence of a pair is written for the other: next-token cross-entropy over the target."""
     assert model.language_model is not None
     rows = [

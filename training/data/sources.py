@@ -100,13 +100,18 @@ def _read_raw(config: DataConfig, train: Sequence[Document], folder: Path) -> Ra
 
 def _is_held_out(document: Document, dev_fraction: float) -> bool:
     """A text alone decides, wherever it stands; an augmented document is never measured on."""
-    return AUGMENTED_FROM not in document.metadata and fraction_of(document.text) < dev_fraction
+    return _augmented_from(document) is None and fraction_of(document.text) < dev_fraction
 
 
 def _leaks(document: Document, dev_texts: Set[str]) -> bool:
-    """Whether a document was augmented from what is measured on, or happens to read like it."""
+    """Whether a document was augmented from what is measured on, or came to read like it."""
+    source = _augmented_from(document)
+    return source is not None and not dev_texts.isdisjoint((source, document.text))
+
+
+def _augmented_from(document: Document) -> str | None:
     source = document.metadata.get(AUGMENTED_FROM)
-    return source is not None and (str(source) in dev_texts or document.text in dev_texts)
+    return None if source is None else str(source)
 
 
 def _check_annotated(config: DataConfig, labels: LabelSet) -> None:

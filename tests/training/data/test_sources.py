@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +139,47 @@ def test_the_split_does_not_hang_on_order_or_neighbours(tmp_path: Path) -> None:
     whole = {document.text for document in read_corpus(data, write(tmp_path, *many(200))).dev}
     half = {document.text for document in read_corpus(data, write(tmp_path, *many(200)[::-2])).dev}
     assert half == whole
+
+
+def augmented(record: Mapping[str, object], number: int, text: str | None = None) -> dict[str, object]:
+    """A record made of another."""
+    made = {**record, "id": f"made-{number}", "text": text or f"{record['text']} or {number}"}
+    return {**made, "augmented_from": record["text"]}
+
+
+def test_an_augmented_document_is_held_out_where_its_source_is(tmp_path: Path) -> None:
+    """Its own text's hash decides nothing, and nobody is measured on it."""
+    originals = many(400)[::2]
+    data = DataConfig(train=(source(),), dev_fraction=0.3)
+    plain = read_corpus(data, write(tmp_path, *originals))
+    held_out = {document.text for document in plain.dev}
+    assert 30 < len(held_out) < 90
+    made = [augmented(record, number) for record in originals for number in range(3)]
+    corpus = read_corpus(data, write(tmp_path, *originals, *made))
+    assert corpus.dev == plain.dev
+    assert corpus.train[: len(plain.train)] == plain.train
+    rest = [document.metadata["augmented_from"] for document in corpus.train[len(plain.train) :]]
+    assert sorted(map(str, rest)) == sorted(document.text for document in plain.train for _ in range(3))
+
+
+def test_without_its_source_named_it_would_leak(tmp_path: Path) -> None:
+    """The must-fail twin: by their own hashes, documents made of what is held out are trained on."""
+    originals = many(400)[::2]
+    made = [{**augmented(record, number), "augmented_from": None} for record in originals for number in range(3)]
+    corpus = read_corpus(DataConfig(train=(source(),), dev_fraction=0.3), write(tmp_path, *originals, *made))
+    held_out = {document.text for document in corpus.dev if " or " not in document.text}
+    assert {document.text.split(" or ")[0] for document in corpus.train if " or " in document.text} & held_out
+
+
+def test_an_augmented_document_of_own_dev_documents_is_left_out(tmp_path: Path) -> None:
+    """So is one that happens to read like one of them; a document that is not augmented stays where it is named."""
+    write(tmp_path, NOTE, name="dev.jsonl")
+    made = [augmented(NOTE, 0), augmented(LETTER, 1, text="Bo slept"), augmented(LETTER, 2, text="Ann left")]
+    labels = ("CITY", "PERSON")
+    for record in made:
+        record["entities"] = []
+    corpus = read_corpus(config("dev.jsonl", labels), write(tmp_path, LETTER, NOTE, *made))
+    assert [document.id for document in corpus.train] == ["letter", "note", "made-2"]
 
 
 def test_own_dev_documents_leave_the_training_documents_alone(tmp_path: Path) -> None:
