@@ -124,6 +124,8 @@ def processor() -> str:
 def main() -> None:
     torch.set_num_threads(1)
     recognizer = Recognizer.load(Path(sys.argv[1] if len(sys.argv) > 1 else "models/starter"), "cpu")
+    recognizer.require_head("spans")
+    assert recognizer.model.spans is not None
     batch = pad(token_rows(recognizer), recognizer.tokenizer.pad_id)
     projection = recognizer.model.spans.project(recognizer.model.encoder(batch), batch.position_BL)
     efficient = enlarged(projection, NUM_LABELS)
