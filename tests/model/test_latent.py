@@ -342,7 +342,9 @@ def test_a_code_in_the_first_layer_is_refused() -> None:
 
 
 def test_a_foreign_encoder_is_refused() -> None:
-    foreign = HuggingFaceConfig(model_type="bert", config={"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2})
+    foreign = HuggingFaceConfig(
+        model_type="bert", config={"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    )
     heads = Heads(latent=LatentConfig(num_latents=1))
     with pytest.raises(ConfigError, match=r"heads\.latent: found the encoder HuggingFaceEncoder"):
         TextModel(ModelConfig(encoder=foreign, heads=heads), num_labels=0)

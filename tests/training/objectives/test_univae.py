@@ -10,7 +10,8 @@ from itertools import pairwise
 import pytest
 import torch
 from accelerate import Accelerator
-from tokenizers import Tokenizer, models, pre_tokenizers
+from accelerate.state import AcceleratorState
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import Tensor
 
 from ner_service.errors import ConfigError
@@ -103,7 +104,7 @@ def batches_of(objective: UniVAEObjective, epoch: int = 0) -> list[list[Tokens]]
     return [batch for step in objective.steps(epoch) for batch in step]
 
 
-def loss_by_hand(model: TextModel, tokens: Sequence[int]) -> float:
+def loss_by_hand(model: TextModel, tokens: Sequence[int], num_start: int = 1) -> float:
     """- sum over tokens of log softmax, one text alone and one token after another: the token before each is read."""
     with torch.no_grad():
         latents = model.latent.encode(model.encoder, pad([tokens], 0))
@@ -112,7 +113,8 @@ def loss_by_hand(model: TextModel, tokens: Sequence[int]) -> float:
         for place, (read, target) in enumerate(pairwise(tokens)):
             hidden = model.encoder(pad_targets([[read]], 0, first_position=FIRST_POSITION + place), caches)
             logits_V = model.language_model(hidden[0, 0], model.encoder.token_embedding.weight)
-            total -= float(logits_V[target] - logits_V.logsumexp(0))
+            if place >= num_start - 1:
+                total -= float(logits_V[target] - logits_V.logsumexp(0))
     return total
 
 
@@ -141,6 +143,38 @@ def test_a_wrong_target_changes_the_loss() -> None:
         before, after = (objective.terms([row])[0] for row in (tokens, changed))
     assert abs(float(after.sum()) - loss_by_hand(model, tokens)) > 1e-3
     assert abs(float(before.sum()) - loss_by_hand(model, tokens)) < 1e-9
+
+
+def test_of_several_tokens_around_a_text_those_before_it_are_no_targets() -> None:
+    framed = Tokenizer.from_str(train_tokenizer(TEXTS, vocab_size=300, min_frequency=1).to_json())
+    specials = [(name, framed.token_to_id(name)) for name in ("[CLS]", "[MASK]", "[SEP]", "[UNK]")]
+    framed.post_processor = processors.TemplateProcessing(single="[CLS] [MASK] $A [SEP] [UNK]", special_tokens=specials)
+    objective, model = objective_of(setup_of(config_of(batch_tokens=1000), tokenizer=TextTokenizer(framed)))
+    model.eval()
+    [batch] = batches_of(objective)
+    assert {(*tokens[:2], *tokens[-2:]) for tokens in batch} == {tuple(index for _, index in specials)}
+    with torch.no_grad():
+        cross_entropy_N, _ = objective.terms(batch)
+    expected = sum(loss_by_hand(model, tokens, num_start=2) for tokens in batch)
+    assert float(cross_entropy_N.sum()) == pytest.approx(expected, rel=1e-10)
+    assert objective.count(batch) == len(cross_entropy_N) == sum(len(tokens) - 2 for tokens in batch)
+
+
+def test_bf16_gives_nearly_the_loss_of_fp32() -> None:
+    losses = []
+    for precision in ("no", "bf16"):
+        setup = setup_of(config_of(posterior="gaussian", batch_tokens=1000))
+        model = setup.build_model()
+        config = setup.run.objectives.univae
+        objective = UniVAEObjective(setup, model, Accelerator(cpu=True, mixed_precision=precision), config)
+        torch.manual_seed(0)
+        total = objective.loss(batches_of(objective)[0])
+        total.backward()
+        assert total.dtype == torch.float32
+        losses.append(total.item())
+        AcceleratorState._reset_state(reset_partial_state=True)
+    assert losses[1] == pytest.approx(losses[0], rel=1e-2)
+    assert losses[0] != losses[1]
 
 
 def test_every_sentence_is_there_as_often_as_it_is_written_and_long_ones_in_pieces() -> None:
