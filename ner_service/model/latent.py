@@ -12,6 +12,7 @@ Shapes: B texts, L tokens, D hidden, S size of a code.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 
 import torch
 from torch import Tensor, nn
@@ -52,7 +53,7 @@ class LatentCodes(nn.Module):
 
     def encode(self, encoder: WalkedEncoder, batch: Batch) -> list[Latent]:
         """A code [B, S] and its divergence [B] for each latent layer; a sample in training, else the centre."""
-        inputs = list(encoder.states(batch))[self.first_layer : -1]
+        inputs = islice(encoder.states(batch), self.first_layer, encoder.num_layers)
         return [
             posterior(down(batch.firsts(hidden_BLD)))
             for posterior, down, hidden_BLD in zip(self.posteriors, self.down, inputs, strict=True)

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Sized
+from typing import TypeVar
 
 from ner_service.text.planning import plan_groups
-from training.data.targets import Example
+
+E = TypeVar("E", bound=Sized)
 
 POOL_BATCHES = 32
 """Batches' worth of examples that are sorted together: enough to waste little padding, few enough to stay random."""
 
 
 def batches_of_epoch(
-    examples: Sequence[Example], budget_tokens: int, *, seed: int, epoch: int
-) -> Iterator[list[Example]]:
+    examples: Sequence[E], budget_tokens: int, *, seed: int, epoch: int
+) -> Iterator[list[E]]:
     """Every example once, in batches whose padded size is at most `budget_tokens`; a longer example stands alone."""
     generator = random.Random(f"{seed} {epoch}")
     order = list(range(len(examples)))
@@ -26,7 +28,7 @@ def batches_of_epoch(
             yield [examples[pool[index]] for index in group]
 
 
-def _pools(order: Sequence[int], examples: Sequence[Example], size_tokens: int) -> Iterator[list[int]]:
+def _pools(order: Sequence[int], examples: Sequence[E], size_tokens: int) -> Iterator[list[int]]:
     pool: list[int] = []
     total = 0
     for index in order:

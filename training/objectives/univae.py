@@ -175,8 +175,8 @@ class UniVAEObjective:
 
     def _batches(self, texts: Sequence[str], seed: int, epoch: int) -> list[list[Tokens]]:
         pieces = list(self._pieces(texts))
-        batches = batches_of_epoch(pieces, self.config.batch_tokens, seed=seed, epoch=epoch)  # type: ignore[arg-type]
-        return list(batches)  # type: ignore[arg-type]
+        batches = batches_of_epoch(pieces, self.config.batch_tokens, seed=seed, epoch=epoch)
+        return list(batches)
 
     def _pieces(self, texts: Sequence[str]) -> Iterator[Tokens]:
         """Every sentence of the texts; one that is too long in as many pieces as it takes."""
