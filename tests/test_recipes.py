@@ -15,7 +15,7 @@ RECIPES = sorted(FOLDER.glob("*.toml"))
 
 
 def test_there_are_recipes() -> None:
-    assert {"cluener", "cmeee", "starter"} <= {path.stem for path in RECIPES}
+    assert {"cluener", "cmeee", "pretrain", "starter"} <= {path.stem for path in RECIPES}
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
@@ -31,4 +31,5 @@ def test_a_recipe_loads(path: Path) -> None:
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_a_recipe_says_how_it_is_run(path: Path) -> None:
-    assert f"ner-train train training/recipes/{path.name}" in path.read_text(encoding="utf-8")
+    verb = "train" if load_run(path).data.train else "pretrain"
+    assert f"ner-train {verb} training/recipes/{path.name}" in path.read_text(encoding="utf-8")
