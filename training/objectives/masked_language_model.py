@@ -188,5 +188,4 @@ class MaskedLanguageModelObjective:
             )
 
     def _batches(self, texts: Sequence[MaskedText], seed: int, epoch: int) -> list[list[MaskedText]]:
-        batches = batches_of_epoch(texts, self.config.batch_tokens, seed=seed, epoch=epoch)  # type: ignore[arg-type]
-        return list(batches)  # type: ignore[arg-type]
+        return list(batches_of_epoch(texts, self.config.batch_tokens, seed=seed, epoch=epoch))
