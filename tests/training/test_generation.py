@@ -140,6 +140,13 @@ def test_what_is_drawn_lies_in_the_nucleus(seed: int, scale: float, top_p: float
     assert (likelier_N <= top_p + 1e-5).all()
 
 
+def test_the_whole_of_a_wide_nucleus_can_be_drawn() -> None:
+    """3,000 equally likely tokens: each part of the grid draws another, for `top_p` 0.9 of 2,700 of them."""
+    for top_p, expected in ((1.0, 3000), (0.9, 2700)):
+        token_N = nucleus_tokens(torch.zeros(3000, 3000), top_p, grid(3000))
+        assert len(set(token_N.tolist())) == pytest.approx(expected, abs=3)
+
+
 def test_an_impossible_token_is_never_drawn() -> None:
     logits_NV = torch.tensor([[0.0, -torch.inf, 0.0, -torch.inf]]).expand(3, -1)
     assert set(nucleus_tokens(logits_NV, 1.0, torch.tensor([0.0, 0.5, 1 - 2**-24])).tolist()) == {0, 2}
@@ -180,6 +187,17 @@ def test_a_row_ends_with_its_end_or_at_the_most_tokens() -> None:
     assert 0 < len(ended) < 30
     assert all(row.index(END) == len(row) - 1 for row in ended)
     assert {len(row) for row in rows if row[-1] != END} == {20}
+
+
+def test_a_text_without_an_end_is_left_out() -> None:
+    """A model that writes one character for ever, and the must-fail twin, one that ends at once."""
+    tokenizer = small_tokenizer()
+    source = tokenizer.encode("李雷住在西安。").token_ids
+    for token_id, expected in ((source[1], []), (tokenizer.end_ids[0], ["", ""])):
+        model = random_model(small_encoder(tokenizer.vocab_size))
+        assert model.language_model is not None
+        model.language_model.bias.data[token_id] = 1000.0
+        assert generate(writer(model), [source] * 2) == expected
 
 
 def test_the_seed_decides() -> None:
