@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 from rich.text import Text
+from typer import Typer
 from typer.testing import CliRunner
 
 from ner_service import cli as service
@@ -34,13 +36,23 @@ HELP = Path(__file__).parent / "golden"
 def help_of(program: str) -> str:
     """`--help` of a program and of each of its verbs, 100 columns wide, without colours."""
     app = PROGRAMS[program]
-    verbs = [command.name or getattr(command.callback, "__name__", "") for command in app.registered_commands]
     pages = []
-    for verb in ((), *((name,) for name in verbs)):
+    for verb in ((), *verbs_of(app)):
         result = CliRunner().invoke(app, [*verb, "--help"], prog_name=program, env={"COLUMNS": "100"})
         lines = [line.rstrip() for line in Text.from_ansi(result.stdout).plain.splitlines()]
         pages.append("\n".join([" ".join(["$", program, *verb, "--help"]), *lines]))
     return "\n".join(pages) + "\n"
+
+
+def verbs_of(app: Typer) -> Iterator[tuple[str, ...]]:
+    """The words that name each verb, those of groups among them."""
+    for command in app.registered_commands:
+        yield (command.name or getattr(command.callback, "__name__", ""),)
+    for group in app.registered_groups:
+        assert group.name is not None
+        assert group.typer_instance is not None
+        yield (group.name,)
+        yield from ((group.name, *verb) for verb in verbs_of(group.typer_instance))
 
 
 if __name__ == "__main__":

@@ -150,7 +150,8 @@ class SimilarityConfig(WeightConfig):
     `contrast`, `distillation` of a `teacher` (a bundle with an embedding head), or `supervised` labels of the pairs.
     `generation` is the weight of writing one sentence of a pair from the other; at `noise`, the share of sources with
     words masked or replaced. Contrast is over `batch_pairs` pairs, of which `chunk_pairs` are in memory at a time; its
-    softmax has the scale `scale`.
+    softmax has the scale `scale`. A pair has at most twice `max_tokens` tokens. Supervised pairs are read clean and
+    nothing is written from them.
     """
 
     stage: Literal["contrast", "distillation", "supervised"] = "contrast"

@@ -29,13 +29,17 @@ from training.data.tokenizer_training import train_tokenizer
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setup:
-    """A run that is ready to start. `weights` are those it starts from, by our names; empty from random."""
+    """A run that is ready to start.
+
+    `weights` are those it starts from, by our names; empty from random. Relative paths of bundles count from `folder`.
+    """
 
     run: RunConfig
     corpus: Corpus
     tokenizer: TextTokenizer
     config: ModelConfig
     weights: Mapping[str, Tensor]
+    folder: Path = Path()
 
     def build_model(self) -> TextModel:
         """The model at the start of the run, with what it has in common with the one it starts from."""
@@ -96,9 +100,8 @@ def prepare(run: RunConfig, folder: Path, data_folder: Path) -> Setup:
         weights: Mapping[str, Tensor] = {}
     else:
         tokenizer, encoder, weights = _start(run.model.start_from, folder, corpus.labels, heads)
-    return Setup(
-        run=run, corpus=corpus, tokenizer=tokenizer, config=ModelConfig(encoder=encoder, heads=heads), weights=weights
-    )
+    config = ModelConfig(encoder=encoder, heads=heads)
+    return Setup(run=run, corpus=corpus, tokenizer=tokenizer, config=config, weights=weights, folder=folder)
 
 
 def heads_of(run: RunConfig) -> Heads:
@@ -108,7 +111,7 @@ def heads_of(run: RunConfig) -> Heads:
         run.objectives.similarity,
         run.objectives.masked_language_model,
     )
-    writes = univae or masked or (similarity and similarity.generation)
+    writes = univae or masked or (similarity and similarity.generation and similarity.stage != "supervised")
     return Heads(
         spans=run.model.head if run.data.train else None,
         embedding=EmbeddingConfig(size=similarity.size) if similarity else None,

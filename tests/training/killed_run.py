@@ -21,7 +21,8 @@ from typing import Any
 
 import torch
 
-from training import cli, loop
+from training import loop
+from training.cli import app, runs
 
 Hook = Callable[[], None]
 ALWAYS_S = -1.0
@@ -48,9 +49,9 @@ def _process(arguments: list[str], hook: Hook, snapshot_every_s: float = math.in
     if process == 0:
         code = 1
         try:
-            cli.SNAPSHOT_EVERY_S = snapshot_every_s
+            runs.SNAPSHOT_EVERY_S = snapshot_every_s
             hook()
-            cli.app(arguments, standalone_mode=False)
+            app(arguments, standalone_mode=False)
             code = 0
         except BaseException:
             traceback.print_exc()

@@ -14,9 +14,7 @@ POOL_BATCHES = 32
 """Batches' worth of examples that are sorted together: enough to waste little padding, few enough to stay random."""
 
 
-def batches_of_epoch(
-    examples: Sequence[E], budget_tokens: int, *, seed: int, epoch: int
-) -> Iterator[list[E]]:
+def batches_of_epoch(examples: Sequence[E], budget_tokens: int, *, seed: int, epoch: int) -> Iterator[list[E]]:
     """Every example once, in batches whose padded size is at most `budget_tokens`; a longer example stands alone."""
     generator = random.Random(f"{seed} {epoch}")
     order = list(range(len(examples)))

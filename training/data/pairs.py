@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -30,15 +30,21 @@ _NO_LETTER = re.compile(r"[\W_]+")
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Two sentences; `label` is 0 or 1, or how alike they are from 0 to 5, or None where they are taken to be alike."""
+    """Two sentences, and how alike they are from 0 to 1; without a label they are taken to be alike."""
 
     first: str
     second: str
     label: float | None = None
 
+    @property
+    def alike(self) -> bool:
+        return self.label is None or self.label >= 0.5
+
 
 def read_pairs(path: Path) -> list[Pair]:
     """The pairs of a file, plain or gzipped: a line each, `{"a", "b", "label"}`, the label optional.
+
+    Labels are 0 and 1 or, where any of the file is above 1, scores from 0 to 5, which become 0 to 1.
 
     Raises:
         DataError: names the line, what was found and what was expected; or the file has no pair.
@@ -46,12 +52,9 @@ def read_pairs(path: Path) -> list[Pair]:
     pairs = [_pair(line, parse_json(line, dict)) for line in read_lines(path) if line.text.strip()]
     if not pairs:
         raise DataError(path, None, 'found no pair, expected lines like {"a": "...", "b": "...", "label": 1}')
-    return pairs
-
-
-def positives(pairs: Iterable[Pair], threshold: float) -> list[Pair]:
-    """The pairs without a label, and those whose label is at least `threshold`."""
-    return [pair for pair in pairs if pair.label is None or pair.label >= threshold]
+    if not any(pair.label is not None and pair.label > 1 for pair in pairs):
+        return pairs
+    return [pair if pair.label is None else replace(pair, label=pair.label / MAX_SCORE) for pair in pairs]
 
 
 def mine_pairs(paragraphs: Iterable[str], threshold: float) -> Iterator[Pair]:

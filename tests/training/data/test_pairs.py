@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections import Counter
 from collections.abc import Sequence
@@ -13,20 +14,20 @@ from hypothesis import strategies as st
 
 from ner_service.errors import DataError
 from ner_service.formats.lines import write_lines
-from training.data.pairs import MIN_CHARACTERS, REACH, Pair, mine_pairs, pair_batches, positives, read_pairs
+from training.data.pairs import MIN_CHARACTERS, REACH, Pair, mine_pairs, pair_batches, read_pairs
 
 
 @pytest.mark.parametrize("name", ["pairs.jsonl", "pairs.jsonl.gz"])
 def test_read_pairs(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     rows = [
-        '{"a": "还款日", "b": "哪天还款", "label": 1}',
+        '{"a": "还款日", "b": "哪天还款", "label": 5}',
         "",
         '{"b": "y", "a": "x"}',
         '{"a":"x","b":"x","label":3.75}',
     ]
     write_lines(path, rows)
-    assert read_pairs(path) == [Pair("还款日", "哪天还款", 1.0), Pair("x", "y"), Pair("x", "x", 3.75)]
+    assert read_pairs(path) == [Pair("还款日", "哪天还款", 1.0), Pair("x", "y"), Pair("x", "x", 0.75)]
 
 
 @pytest.mark.parametrize(
@@ -60,10 +61,16 @@ def test_a_file_without_pairs_is_refused(tmp_path: Path) -> None:
         read_pairs(tmp_path / "pairs.jsonl")
 
 
-def test_positives_have_no_label_or_reach_the_threshold() -> None:
-    """Spec 3.5: a score counts as alike from 2.5 on."""
-    pairs = [Pair("a", "b"), Pair("c", "d", 2.5), Pair("e", "f", 2.4), Pair("g", "h", 0.0), Pair("i", "j", 5.0)]
-    assert positives(pairs, 2.5) == [pairs[0], pairs[1], pairs[4]]
+@pytest.mark.parametrize(
+    ("labels", "alike"),
+    [((0, 1, None), (False, True, True)), ((0, 2.4, 2.5, 1, None, 5), (False, False, True, False, True, True))],
+)
+def test_alike_is_at_least_half_of_the_files_scale(
+    tmp_path: Path, labels: tuple[float | None, ...], alike: tuple[bool, ...]
+) -> None:
+    path = tmp_path / "pairs.jsonl"
+    write_lines(path, [json.dumps({"a": "x", "b": "y", "label": label}) for label in labels])
+    assert tuple(pair.alike for pair in read_pairs(path)) == alike
 
 
 def mined(paragraph: str, threshold: float) -> list[tuple[str, str]]:

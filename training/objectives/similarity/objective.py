@@ -19,7 +19,6 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from math import ceil
-from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -85,7 +84,7 @@ class SimilarityObjective:
         self.pad_id = setup.tokenizer.pad_id
         noise = 0.0 if supervised else config.noise
         self.reader = PairReader(setup.tokenizer, noise=noise, max_tokens=config.max_tokens, writes=self.writes)
-        self.teacher = Teacher(Path(config.teacher), accelerator.device) if config.teacher else None
+        self.teacher = Teacher(setup.folder / config.teacher, accelerator.device) if config.teacher else None
         if supervised:
             self.extra = nn.Linear(3 * config.size, 2, bias=False).apply(initialise)
 
@@ -143,7 +142,7 @@ class SimilarityObjective:
         return [
             Chunk(
                 rows=tuple(rows[2 * first : 2 * (first + num_pairs)]),
-                alike=tuple(map(self.source.alike, batch[first : first + num_pairs])),
+                alike=tuple(pair.alike for pair in batch[first : first + num_pairs]),
                 num_batch_rows=len(rows),
                 num_batch_targets=sum(len(row.target) for row in rows),
             )

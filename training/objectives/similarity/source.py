@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ner_service.errors import ConfigError
 from training.config import SimilarityConfig
-from training.data.pairs import MAX_SCORE, Pair, mine_pairs, positives
+from training.data.pairs import Pair, mine_pairs
 from training.data.raw import RawCorpus
 from training.data.texts import sentences
 
@@ -21,8 +21,6 @@ class PairSource:
     def __init__(self, raw: RawCorpus, config: SimilarityConfig) -> None:
         self.raw = raw
         self.config = config
-        labels = [pair.label for pair in raw.all_pairs if pair.label is not None]
-        self.half = MAX_SCORE / 2 if max(labels, default=0.0) > 1 else 0.5
 
     def epoch(self, epoch: int) -> list[Pair]:
         """What is learnt from in an epoch."""
@@ -32,14 +30,10 @@ class PairSource:
         """What is held out."""
         return self._of_files(self.raw.dev_pairs()) if self.raw.all_pairs else self._of_texts(self.raw.dev_texts())
 
-    def alike(self, pair: Pair) -> bool:
-        """Whether a pair has no label, or one of at least half of its scale: 0 to 1, or 0 to 5 if any is above 1."""
-        return bool(positives([pair], self.half))
-
     def _of_files(self, pairs: list[Pair]) -> list[Pair]:
         if self.config.stage != "supervised":
-            return positives(pairs, self.half)
-        if len({self.alike(pair) for pair in pairs}) == 1:
+            return [pair for pair in pairs if pair.alike]
+        if len({pair.alike for pair in pairs}) == 1:
             raise ConfigError("objectives.similarity.stage: found pairs of one label, expected both for 'supervised'")
         return pairs
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -16,6 +16,7 @@ from ner_service.errors import ConfigError
 from ner_service.formats.lines import read_lines
 from ner_service.recognizer import Recognizer
 from ner_service.terminal import refusals
+from training.cli.options import Device, Json
 from training.latent import Autoencoder
 
 app = typer.Typer(
@@ -30,8 +31,6 @@ TopP = Annotated[
     float, typer.Option(min=0, max=1, help="Share of probability that tokens are drawn from; 0: the likeliest.")
 ]
 Seed = Annotated[int, typer.Option(help="What is drawn depends on it alone.")]
-Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where the model runs.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of text.")]
 
 
 @app.command()

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -18,10 +18,8 @@ from ner_service.formats import FORMATS, read_documents, write_documents
 from ner_service.recognizer import Recognizer
 from ner_service.terminal import console, refusals, say
 from ner_service.types import Document
+from training.cli.options import Device, Json
 from training.paraphrases import REASONS, UNFIT, Recipe, paraphrase
-
-Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where the model runs.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of tables.")]
 
 
 @dataclass(slots=True, kw_only=True)

@@ -14,7 +14,7 @@ from ner_service.bundle import Bundle
 from ner_service.model.config import Heads, LanguageModelConfig, LatentConfig
 from ner_service.model.text_model import TextModel
 from ner_service.recognizer import Recognizer
-from training.cli_latent import app
+from training.cli.latent import app
 from training.latent import Autoencoder
 
 TEXTS = ["Ada wrote to Charles.", "王医生去了广州。"]

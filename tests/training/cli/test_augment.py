@@ -6,13 +6,12 @@ import json
 from pathlib import Path
 
 import pytest
-import typer
 from typer.testing import CliRunner, Result
 
 from ner_service.formats import read_documents, write_documents
 from ner_service.types import Document, Entity
 from tests.training.paraphraser import PAIRS, bundle_of_pairs
-from training.cli_augment import augment
+from training.cli import app
 from training.config import DataConfig, SourceConfig
 from training.data.raw import fraction_of
 from training.data.sources import read_corpus
@@ -27,9 +26,7 @@ DOCUMENTS = (
 
 
 def invoke(*arguments: object) -> Result:
-    app = typer.Typer()
-    app.command()(augment)
-    return CliRunner().invoke(app, [str(argument) for argument in arguments], env={"COLUMNS": "100"})
+    return CliRunner().invoke(app, ["augment", *map(str, arguments)], env={"COLUMNS": "100"})
 
 
 def mentions(document: Document) -> set[tuple[str, str]]:

@@ -1,28 +1,26 @@
-"""ner-train: one function a verb. Tables for people, `--json` for programs; exit codes 0, 1 (refused) and 2 (usage)."""
+"""ner-train init, train, pretrain: from a configuration to a bundle."""
 
 from __future__ import annotations
 
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import torch
 import typer
 from accelerate import Accelerator
 from rich.console import Console
 
-from ner_service.bundle import Bundle
 from ner_service.errors import ConfigError
-from ner_service.formats import FORMATS, read_documents
 from ner_service.recognizer import Recognizer, pick_device
 from ner_service.terminal import console, refusals, say
 from ner_service.types import Document, Entity
 from training.assembly import new_state
+from training.cli.options import Json
 from training.config import RunConfig, load_run
-from training.evaluation import Score, compare, evaluate, full_report, predict
+from training.evaluation import Score, compare, full_report, predict
 from training.loop import train as run_loop
 from training.loop import weights_of
 from training.preparation import Setup, prepare
@@ -30,22 +28,17 @@ from training.reports import lost_table, score_table, show_progress
 from training.sample import write_sample
 from training.state import State
 
-app = typer.Typer(
-    help="Train, evaluate and export named-entity models.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
-
 SNAPSHOT = "snapshot.pt"
 SNAPSHOT_EVERY_S = 60.0
 BUNDLE = "bundle"
 
-Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where the model runs.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of tables.")]
+Config = Annotated[Path, typer.Argument(help="A run in TOML.")]
+Output = Annotated[Path, typer.Option("--output", "-o", help="Folder of the run; the bundle stands in it.")]
+Data = Annotated[Path | None, typer.Option(help="Folder of what it reads; else that of the run.")]
+Settings = Annotated[list[str] | None, typer.Option("--set", help="Override, e.g. optimizer.lr=2e-5.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on where the run was interrupted.")]
 
 
-@app.command()
 def init(folder: Annotated[Path, typer.Argument(help="A new folder.")]) -> None:
     """Write a run and sample data that train in a minute, to start from."""
     with refusals():
@@ -53,13 +46,12 @@ def init(folder: Annotated[Path, typer.Argument(help="A new folder.")]) -> None:
         say(f"Wrote {folder}. Next: ner-train train {run} -o {folder / 'run'}")
 
 
-@app.command()
 def train(
-    config: Annotated[Path, typer.Argument(help="A run in TOML.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the run; the bundle stands in it.")],
-    data: Annotated[Path | None, typer.Option(help="Folder of the documents; else that of the run.")] = None,
-    settings: Annotated[list[str] | None, typer.Option("--set", help="Override, e.g. optimizer.lr=2e-5.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on where the run was interrupted.")] = False,
+    config: Config,
+    output: Output,
+    data: Data = None,
+    settings: Settings = None,
+    resume: Resume = False,
     as_json: Json = False,
 ) -> None:
     """Train a model on annotated documents and write its bundle."""
@@ -70,13 +62,12 @@ def train(
         _train(run, config.parent, output, data, resume, as_json)
 
 
-@app.command()
 def pretrain(
-    config: Annotated[Path, typer.Argument(help="A run in TOML, of texts and pairs alone.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the run; the bundle stands in it.")],
-    data: Annotated[Path | None, typer.Option(help="Folder of the texts; else that of the run.")] = None,
-    settings: Annotated[list[str] | None, typer.Option("--set", help="Override, e.g. optimizer.lr=2e-5.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on where the run was interrupted.")] = False,
+    config: Config,
+    output: Output,
+    data: Data = None,
+    settings: Settings = None,
+    resume: Resume = False,
     as_json: Json = False,
 ) -> None:
     """Train an encoder on raw texts and pairs of sentences and write a bundle to start from."""
@@ -85,45 +76,6 @@ def pretrain(
         if run.data.train:
             raise ConfigError(f"{config}: data.train: found documents, expected none; to learn from labels, use train")
         _train(run, config.parent, output, data, resume, as_json)
-
-
-@app.command(name="evaluate")
-def evaluate_command(
-    bundle: Annotated[Path, typer.Argument(help="A bundle.")],
-    data: Annotated[Path, typer.Argument(help="Annotated documents.")],
-    format: Annotated[str, typer.Option(help=f"Format of the documents: auto, {', '.join(FORMATS)}.")] = "auto",
-    device: Device = "auto",
-    as_json: Json = False,
-) -> None:
-    """Measure a bundle on annotated documents: strict precision, recall and F1."""
-    with refusals():
-        report = evaluate(Recognizer.load(bundle, device), list(read_documents(data, format)))
-        if as_json:
-            print(json.dumps(report.as_dict(), ensure_ascii=False))
-        else:
-            Console().print(score_table(report))
-
-
-@app.command()
-def export(
-    bundle: Annotated[Path, typer.Argument(help="A bundle, as `train` writes it.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Where the exported bundle goes.")],
-    name: Annotated[str | None, typer.Option(help="Another name.")] = None,
-    version: Annotated[str | None, typer.Option(help="Another version.")] = None,
-    precision: Annotated[Literal["fp32", "fp16"], typer.Option(help="Precision of the stored weights.")] = "fp32",
-) -> None:
-    """Write a bundle under another name, version or precision of its weights."""
-    with refusals():
-        source = Bundle.load(bundle)
-        manifest = source.manifest
-        manifest = replace(manifest, name=name or manifest.name, version=version or manifest.version)
-        dtype = torch.float16 if precision == "fp16" else torch.float32
-        weights = {
-            key: value.to(dtype) if value.is_floating_point() else value for key, value in source.weights.items()
-        }
-        written = replace(source, manifest=manifest, weights=weights).save(output)
-        num_bytes = sum(record.num_bytes for record in written.files.values())
-        say(f"Wrote {output}: {num_bytes / 2**20:.1f} MiB")
 
 
 def _train(run: RunConfig, folder: Path, output: Path, data: Path | None, resume: bool, as_json: bool) -> None:
@@ -191,7 +143,3 @@ def _of_source(source: str, documents: Sequence[Document], predictions: Sequence
     pairs = zip(documents, predictions, strict=True)
     own, found = zip(*(pair for pair in pairs if pair[0].metadata["source"] == source), strict=True)
     return compare(own, found).micro
-
-
-if __name__ == "__main__":
-    app()

@@ -1,0 +1,20 @@
+"""ner-train: one function a verb. Tables for people, `--json` for programs; exit codes 0, 1 (refused) and 2 (usage)."""
+
+from __future__ import annotations
+
+import typer
+
+from training.cli import latent
+from training.cli.augment import augment
+from training.cli.bundles import evaluate, export
+from training.cli.runs import init, pretrain, train
+
+app = typer.Typer(
+    help="Train, evaluate and export named-entity models.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+for verb in (init, train, pretrain, evaluate, export, augment):
+    app.command()(verb)
+app.add_typer(latent.app, name="latent")

@@ -1,0 +1,5 @@
+"""`python -m training.cli`, for `accelerate launch`."""
+
+from training.cli import app
+
+app()
