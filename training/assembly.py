@@ -7,6 +7,7 @@ from typing import Any, cast
 from accelerate import Accelerator
 from torch import nn
 
+from ner_service.errors import ConfigError
 from ner_service.model.encoders import Encoder
 from ner_service.model.text_model import TextModel
 from training.config import WeightConfig
@@ -61,4 +62,6 @@ def build_objectives(setup: Setup, model: TextModel, accelerator: Accelerator) -
 
         masked = MaskedLanguageModelObjective(setup, model, accelerator, table.masked_language_model)
         built.append(Weighted("masked_language_model", masked, table.masked_language_model))
+    if not built:
+        raise ConfigError("objectives: found none, expected at least one to learn from texts and pairs")
     return tuple(built)

@@ -76,7 +76,8 @@ class TokenizerConfig:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSection:
     """The encoder as `ner_service.model.config` names it, less `vocab_size`; or `start_from`: a bundle, a folder or a
-    hub name of a Hugging Face checkpoint, which brings encoder, weights and tokenizer along.
+    hub name of a Hugging Face checkpoint, which brings encoder, weights and tokenizer along. With both, `start_from` is
+    what counts: so any run can be started from a bundle by `--set`.
     """
 
     encoder: Mapping[str, object] | None = None
@@ -84,8 +85,8 @@ class ModelSection:
     head: HeadConfig = field(default_factory=HeadConfig)
 
     def __post_init__(self) -> None:
-        if (self.encoder is None) == (self.start_from is None):
-            raise ValueError("expected either `encoder` or `start_from`")
+        if self.encoder is None and self.start_from is None:
+            raise ValueError("expected `encoder` or `start_from`")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,7 +26,7 @@ def model_card(manifest: Manifest) -> str:
         f"Training data SHA-256: `{manifest.data_sha256}`." if manifest.data_sha256 else "",
         "The resolved run stands in `manifest.json` under `run`.",
         "## Use",
-        "```\nner-service serve --model FOLDER\nner-service recognize --model FOLDER TEXT_FILE\n```",
+        _use(manifest),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -41,6 +41,16 @@ def _findings(manifest: Manifest) -> list[str]:
         _table(("label", "threshold"), [(label, f"{manifest.thresholds[label]:.2f}") for label in manifest.labels]),
         f"Scores are probabilities: {calibrated}.",
     ]
+
+
+def _use(manifest: Manifest) -> str:
+    heads = manifest.model.heads
+    commands = {
+        "ner-service serve --model FOLDER": heads.spans or heads.embedding,
+        "ner-service recognize --model FOLDER TEXT_FILE": heads.spans,
+        "ner-train train RUN --set model.start_from=FOLDER": not heads.spans,
+    }
+    return "\n".join(["```", *(command for command, fits in commands.items() if fits), "```"])
 
 
 def _metrics(metrics: Mapping[str, object]) -> str:

@@ -95,7 +95,6 @@ def test_an_override_has_the_type_of_its_key(tmp_path: Path, override: str, foun
         ("data.train=7", "data.train: found 7, expected a list"),
         ("data.train.0.labels=PER", "data.train[0].labels: found 'PER', expected a table"),
         ("model.head.head_size=7", "model.head: head_size is 7, expected an even number"),
-        ("model.start_from=bundle", "model: expected either `encoder` or `start_from`"),
         ("optimizer=7", "optimizer: found 7, expected a table"),
     ],
 )

@@ -238,7 +238,12 @@ def test_pretrain_refuses_documents_and_train_wants_some(folder: Path, run_folde
     assert said == f"{documents}: data.train: found documents, expected none; to learn from labels, use train"
 
 
-@pytest.mark.parametrize("mix", ["masked_language_model", "univae", "all"])
+def test_a_run_without_an_objective_is_refused(folder: Path, tmp_path: Path) -> None:
+    said = refusal("pretrain", folder / "run.toml", "-o", tmp_path / "run", *set_raw_options())
+    assert said == "objectives: found none, expected at least one to learn from texts and pairs"
+
+
+@pytest.mark.parametrize("mix", MIXES)
 def test_nothing_held_out_is_refused_before_the_first_step(mix: str, folder: Path, tmp_path: Path) -> None:
     options = set_raw_options(*MIXES[mix], "data.dev_fraction=0.0")
     said = refusal("pretrain", folder / "run.toml", "-o", tmp_path / "run", *options)

@@ -37,6 +37,7 @@ class TextStream:
             raise ConfigError("found no text file, expected at least one")
         self._paths = tuple(paths)
         self._round_lines = round_lines
+        self._last: tuple[int, list[str]] | None = None  # several readers ask for one round
         self._open: dict[int, Iterator[str]] = {}  # the stream where the last round left it, by number of lines before
 
     def round(self, index: int) -> list[str]:
@@ -48,11 +49,14 @@ class TextStream:
         Raises:
             DataError: a file cannot be read or holds a byte that is not UTF-8, or no file has any text.
         """
+        if self._last is not None and self._last[0] == index:
+            return self._last[1]
         start = index * self._round_lines
         stream = self._open.pop(start, None) or self._stream(start)
         self._open.clear()
         lines = list(islice(stream, self._round_lines))
         self._open[start + self._round_lines] = stream
+        self._last = (index, lines)
         return lines
 
     def _stream(self, start: int) -> Iterator[str]:

@@ -85,6 +85,8 @@ class SimilarityObjective:
         noise = 0.0 if supervised else config.noise
         self.reader = PairReader(setup.tokenizer, noise=noise, max_tokens=config.max_tokens, writes=self.writes)
         self.teacher = Teacher(setup.folder / config.teacher, accelerator.device) if config.teacher else None
+        if not setup.corpus.dev:
+            self._dev_steps()
         if supervised:
             self.extra = nn.Linear(3 * config.size, 2, bias=False).apply(initialise)
 
@@ -113,7 +115,7 @@ class SimilarityObjective:
     @torch.no_grad()
     def dev_loss(self) -> float:
         """The mean over the batches of what is held out, by their rows; with noise, the same every time."""
-        steps = self._steps(self.source.dev(), "dev", "held out")
+        steps = self._dev_steps()
         num_rows = [step[0].num_batch_rows for step in steps]
         summed = sum(num * float(self.loss(step)) for num, step in zip(num_rows, steps, strict=True))
         return summed / sum(num_rows)
@@ -127,6 +129,9 @@ class SimilarityObjective:
         return sum(own, self._coupled_loss(torch.cat([each.vectors_NE for each in encoded])))
 
     # ---- data
+
+    def _dev_steps(self) -> Steps:
+        return self._steps(self.source.dev(), "dev", "held out")
 
     def _steps(self, pairs: Sequence[Pair], seed: str, place: str) -> Steps:
         batches = pair_batches(pairs, self.config.batch_pairs, random.Random(f"pairs {seed}"))
