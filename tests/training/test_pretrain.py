@@ -106,8 +106,6 @@ def test_train_starts_from_it(pretrained: tuple[str, Path], tmp_path: Path) -> N
     """The encoder's weights and its tokenizer are those of the bundle before the first step; the run goes through."""
     _, output = pretrained
     run = write_run(tmp_path / "sample", num_train=8, num_dev=2)
-    text = run.read_text(encoding="utf-8")
-    run.write_text(text[: text.index("[model.encoder]")] + text[text.index("[batch]") :], encoding="utf-8")
     settings = (f"model.start_from={output}/bundle", "model.head.head_size=16", "epochs=1", "device=cpu")
     setup = prepare(load_run(run, settings), run.parent, run.parent)
     bundle = Bundle.load(output / "bundle")
