@@ -26,7 +26,7 @@ from ner_service.model.config import (
 )
 from ner_service.model.text_model import TextModel
 from ner_service.text.tokenizer import TextTokenizer
-from ner_service.types import LabelSet
+from ner_service.types import Document, LabelSet
 from training.config import DataConfig, ModelSection, RunConfig, SimilarityConfig
 from training.data.pairs import Pair
 from training.data.raw import RawCorpus
@@ -84,7 +84,9 @@ def case(
     run = RunConfig(
         name="pairs", data=DataConfig(texts=("in memory",)), model=ModelSection(encoder={"kind": "in memory"})
     )
-    corpus = Corpus(labels=LabelSet(()), train=(), dev=(), sha256="", raw=raw or RawCorpus(all_pairs=PAIRS))
+    # A run with dev documents need hold nothing else out.
+    dev = (Document(text="in memory"),)
+    corpus = Corpus(labels=LabelSet(()), train=(), dev=dev, sha256="", raw=raw or RawCorpus(all_pairs=PAIRS))
     encoder = foreign_encoder(tokenizer, dropout) if foreign else own_encoder(tokenizer, dropout)
     setup = Setup(
         run=run,
