@@ -34,6 +34,10 @@ from training.latent import Autoencoder
 from training.objectives.univae import UniVAEObjective
 from training.preparation import Setup
 
+ABOUT = """\
+Written by `python -m benchmarks.reconstruction` with a bundle of `training/recipes/univae.toml` and
+`examples/questions.txt`, sentences that the model never saw; which of them are shown, a hash decides. Tokens are the
+likeliest at each step. What stands word for word in the training data is left out."""
 NUM_SHOWN = 10
 NUM_STEPS = 6
 NUM_RESAMPLED = 4
@@ -78,7 +82,16 @@ def page(bundle: Bundle, folder: Path, lines: Sequence[str]) -> Iterator[str]:
     known = {text for epoch_texts in (corpus.raw.texts(0), corpus.raw.dev_texts()) for text in epoch_texts}
     chosen = sorted(lines, key=lambda line: hashlib.sha256(line.encode("utf-8")).hexdigest())[:NUM_SHOWN]
     autoencoder = Autoencoder(Recognizer(bundle, torch.device("cpu")), seed=0)
-    yield from ("## Written again", "", "| sentence | from its codes |", "|---|---|")
+    yield from (
+        "# Sentences by way of their codes",
+        "",
+        ABOUT,
+        "",
+        "## Written again",
+        "",
+        "| sentence | from its codes |",
+        "|---|---|",
+    )
     for line, written in zip(chosen, autoencoder.reconstruct(chosen), strict=True):
         yield f"| {line} | {_shown(written, known)} |"
     yield from ("", "## Random codes", "")
