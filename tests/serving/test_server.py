@@ -2,61 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import os
-import re
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
-from http.client import HTTPConnection
-from typing import IO, Any
+from contextlib import AbstractContextManager
 
 import pytest
 
 from tests.serving.conftest import until
 from tests.serving.fakes import DEADLY
+from tests.serving.process import Process, running
 
-COMMAND = [sys.executable, "-m", "tests.serving.fake_server"]
-
-
-@dataclass
-class Process:
-    """A running service."""
-
-    popen: subprocess.Popen[str]
-    port: int
-    stdin: IO[str]
-    stdout: IO[str]
-    stderr: IO[str]
-
-    def request(self, method: str, path: str, body: object = None) -> tuple[int, bytes]:
-        connection = HTTPConnection("127.0.0.1", self.port, timeout=120)
-        connection.request(method, path, json.dumps(body), {"Content-Type": "application/json", "X-Request-Id": "r1"})
-        reply = connection.getresponse()
-        content = reply.read()
-        connection.close()
-        return reply.status, content
-
-    def extract(self, text: str) -> tuple[int, Any]:
-        status, content = self.request("POST", "/v1/extract", {"inputs": text})
-        return status, json.loads(content)
-
-    def is_listening(self) -> bool:
-        with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", self.port)) == 0
-
-    def let_go(self) -> None:
-        self.stdin.write("\n")
-        self.stdin.flush()
-
-    def end(self) -> tuple[int, str]:
-        """Exit code and what stands in the log, once it has ended by itself."""
-        return self.popen.wait(120), self.stderr.read()
+FAKE = [sys.executable, "-m", "tests.serving.fake_server"]
 
 
 Start = Callable[..., AbstractContextManager[Process]]
@@ -64,27 +25,8 @@ Start = Callable[..., AbstractContextManager[Process]]
 
 @pytest.fixture
 def start() -> Start:
-    """Starts the service with these settings in its environment."""
-
-    @contextmanager
-    def run(**settings: str) -> Iterator[Process]:
-        environment = {**os.environ, "NER_MODEL": "unused", "NER_PORT": "0", **settings}
-        pipes: Any = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-        with subprocess.Popen(COMMAND, env=environment, text=True, **pipes) as popen:
-            assert popen.stdin is not None
-            assert popen.stdout is not None
-            assert popen.stderr is not None
-            try:
-                told = (re.search(r"listening on 127\.0\.0\.1, port (\d+)", line) for line in popen.stderr)
-                port = int(next(found[1] for found in told if found))
-                process = Process(popen, port, popen.stdin, popen.stdout, popen.stderr)
-                until(process.is_listening)
-                until(lambda: process.request("GET", "/health/ready")[0] == 200)
-                yield process
-            finally:
-                popen.kill()
-
-    return run
+    """Starts the service around a fake model, with these settings in its environment."""
+    return lambda **settings: running(FAKE, NER_MODEL="unused", **settings)
 
 
 def test_sigterm_finishes_what_is_in_flight_and_ends_with_0(start: Start) -> None:
@@ -156,7 +98,7 @@ def test_a_slow_body_is_408_and_a_large_one_413(start: Start) -> None:
 def test_a_taken_port_is_told_and_ends_the_process_with_an_error() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         environment = {**os.environ, "NER_MODEL": "unused", "NER_PORT": str(taken.getsockname()[1])}
-        ended = subprocess.run(COMMAND, env=environment, text=True, capture_output=True, timeout=120, check=False)
+        ended = subprocess.run(FAKE, env=environment, text=True, capture_output=True, timeout=120, check=False)
     assert ended.returncode == 1
     assert "ConfigError: NER_HOST, NER_PORT: cannot listen on 127.0.0.1" in ended.stderr
     assert "Address already in use" in ended.stderr
