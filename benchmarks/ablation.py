@@ -28,6 +28,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,7 @@ ARMS: dict[str, tuple[str, ...]] = {
     "ema": ("regularisation.ema=0.99",),
     AUGMENTED: (),
 }
-EPOCHS = {("cluener", 0.01): 80, ("cluener", 0.1): 20, ("cluener", 1.0): 5, ("cmeee", 1.0): 2}
+EPOCHS = {("cluener", 0.01): 80, ("cluener", 0.1): 20, ("cluener", 1.0): 4, ("cmeee", 1.0): 2}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +95,7 @@ class Row:
     num_augmented: int
     date: str
     hardware: str
+    torch: str
 
     @property
     def run(self) -> Run:
@@ -152,6 +154,7 @@ def execute(run: Run, data: Path, state: Path) -> Row:
         num_augmented=len(extra.read_text(encoding="utf-8").splitlines()) if extra else 0,
         date=datetime.now(UTC).date().isoformat(),
         hardware=f"{processor()}, one thread",
+        torch=version("torch"),
     )
 
 
@@ -218,16 +221,18 @@ def subset(run: Run, data: Path, state: Path) -> Path:
 
 
 def augmented(run: Run, data: Path, state: Path, usage: Usage) -> Path:
-    """More documents from those of the run, by the RoFormer-Sim arm of its seed, which learnt from no others.
+    """More documents from those of the run, by a RoFormer-Sim of the same seed, which learnt from no others.
 
-    That arm's training is not counted: it is an arm of its own.
+    Its training is not counted: it is an arm of its own.
     """
-    teacher = replace(run, arm=SIMILAR)
-    if not (state / teacher.name / "bundle").exists():
-        train(teacher, data, state, Usage())
-    target = state / f"{run.name}.jsonl"
-    documents = str(subset(run, data, state))
-    usage.call(["augment", str(state / teacher.name / "bundle"), documents, "-o", str(target), "--seed", str(run.seed)])
+    folder = state / f"{run.name}-generator"
+    generator = folder / replace(run, arm=SIMILAR).name / "bundle"
+    if not generator.exists():
+        folder.mkdir(exist_ok=True)
+        train(replace(run, arm=SIMILAR), data, folder, Usage())
+    target = folder / "augmented.jsonl"
+    documents = str(subset(run, data, folder))
+    usage.call(["augment", str(generator), documents, "-o", str(target), "--seed", str(run.seed)])
     return target
 
 
