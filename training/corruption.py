@@ -10,6 +10,9 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ner_service.errors import ConfigError
+from ner_service.text.tokenizer import TextTokenizer
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Vocabulary:
@@ -28,6 +31,17 @@ class Vocabulary:
             raise ValueError(f"found mask_id {self.mask_id}, expected one of the specials {sorted(self.specials)}")
         if self.specials.issuperset(range(self.size)):
             raise ValueError(f"all of {self.size} ids are special, expected an ordinary one")
+
+    @classmethod
+    def of_tokenizer(cls, tokenizer: TextTokenizer, wanted_by: str) -> Vocabulary:
+        """All of a tokenizer's ids.
+
+        Raises:
+            ConfigError: it names no mask token; names what wanted one.
+        """
+        if tokenizer.mask_id is None:
+            raise ConfigError(f"{wanted_by}: found a tokenizer without a mask token, expected one")
+        return cls(mask_id=tokenizer.mask_id, size=tokenizer.vocab_size, specials=tokenizer.special_ids)
 
     def draw(self, generator: random.Random) -> int:
         """An ordinary id, each as likely as the other."""

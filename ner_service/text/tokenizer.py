@@ -34,7 +34,7 @@ class TextTokenizer:
         vocab_size: number of token ids, added tokens included.
         pad_id: the id for padding; 0 if the tokenizer names none, since padding is masked everywhere.
         mask_id: the id that stands for a hidden token; None if the tokenizer names none.
-        special_ids: ids that stand for no text.
+        special_ids: ids that stand for no text: those marked as special, and padding, mask, start and end in any case.
         start_ids, end_ids: what `encode` puts before and after a text.
         num_specials: tokens that `encode` adds around a text.
     """
@@ -46,14 +46,16 @@ class TextTokenizer:
         tokenizer.encode_special_tokens = True
         self.vocab_size: int = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
         self.num_specials: int = tokenizer.num_special_tokens_to_add(is_pair=False)
-        self.pad_id: int = self._first_id(_PAD_NAMES) or 0
+        pad_id = self._first_id(_PAD_NAMES)
+        self.pad_id: int = pad_id or 0
         self.mask_id: int | None = self._first_id(_MASK_NAMES)
-        added = tokenizer.get_added_tokens_decoder()
-        self.special_ids: frozenset[int] = frozenset(index for index, token in added.items() if token.special)
         framed = tokenizer.encode("a")
         inner = [index for index, special in enumerate(framed.special_tokens_mask) if not special]
         self.start_ids: tuple[int, ...] = tuple(framed.ids[: inner[0]] if inner else framed.ids)
         self.end_ids: tuple[int, ...] = tuple(framed.ids[inner[-1] + 1 :] if inner else ())
+        marked = [index for index, token in tokenizer.get_added_tokens_decoder().items() if token.special]
+        named = [index for index in (pad_id, self.mask_id) if index is not None]
+        self.special_ids: frozenset[int] = frozenset([*marked, *named, *self.start_ids, *self.end_ids])
 
     @classmethod
     def from_json(cls, json: str) -> TextTokenizer:

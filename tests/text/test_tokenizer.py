@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, models
 
 from ner_service.errors import ConfigError, InvalidTextError
 from ner_service.text.tokenizer import TextTokenizer
@@ -78,6 +79,15 @@ def test_lower_casing_keeps_offsets() -> None:
 @pytest.mark.parametrize(("tokenizer", "pad_id"), [(trained, 0), (byte_level, 1), (word_piece, 0), (metaspace, 0)])
 def test_pad_id(tokenizer: Callable[[], TextTokenizer], pad_id: int) -> None:
     assert tokenizer().pad_id == pad_id
+
+
+def test_what_stands_for_no_text_is_special_though_no_token_is_marked_as_such() -> None:
+    assert word_piece().special_ids == {0, 2, 3}
+    assert metaspace().special_ids == {0, 2}
+    names = ["a", "[MASK]", "b", "[PAD]"]
+    bare = Tokenizer(models.WordLevel({name: index for index, name in enumerate(names)}))
+    assert TextTokenizer(bare).special_ids == {1, 3}
+    assert TextTokenizer(bare).decode([0, 1, 2, 3]) == "a b"
 
 
 @given(text=texts(), tokenizer=st.sampled_from(ALL))

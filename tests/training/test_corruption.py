@@ -11,6 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ner_service.errors import ConfigError
+from tests.text.sample_tokenizers import trained, word_piece
 from training.corruption import Masked, Vocabulary, mask_words, noise_words
 
 MASK = 4
@@ -171,3 +173,15 @@ def test_random_ids_are_every_ordinary_one() -> None:
 def test_a_vocabulary_without_a_choice_is_refused(mask_id: int, size: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Vocabulary(mask_id=mask_id, size=size, specials=frozenset(range(3)))
+
+
+def test_a_tokenizers_vocabulary_is_all_of_its_ids() -> None:
+    tokenizer = trained()
+    vocabulary = Vocabulary.of_tokenizer(tokenizer, "noise")
+    assert (vocabulary.mask_id, vocabulary.size) == (tokenizer.mask_id, tokenizer.vocab_size)
+    assert vocabulary.specials == tokenizer.special_ids
+
+
+def test_a_tokenizer_without_a_mask_token_is_refused() -> None:
+    with pytest.raises(ConfigError, match="noise: found a tokenizer without a mask token, expected one"):
+        Vocabulary.of_tokenizer(word_piece(), "noise")

@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import Tensor
 
 from ner_service.bundle import Bundle
@@ -178,6 +178,18 @@ def test_of_a_tokenizers_special_tokens_the_end_alone_is_drawn() -> None:
     assert (sampling.end_id,) == tokenizer.end_ids
     assert sampling.barred_ids | {sampling.end_id} == tokenizer.special_ids
     assert tokenizer.mask_id in sampling.barred_ids
+
+
+def test_a_mask_token_that_is_not_marked_as_special_is_never_written() -> None:
+    names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *map(str, range(35))]
+    whole = Tokenizer(models.WordLevel({name: index for index, name in enumerate(names)}, unk_token="[UNK]"))
+    whole.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    tokenizer = TextTokenizer(whole)
+    assert tokenizer.mask_id == 4
+    sampling = Sampling.of_tokenizer(tokenizer, max_tokens=12, top_p=0.95)
+    tokens = {token for row in drawn(biased([4]), 4, sampling) for token in row}
+    assert len(tokens) > 3
+    assert 4 not in tokens
 
 
 def test_a_row_ends_with_its_end_or_at_the_most_tokens() -> None:

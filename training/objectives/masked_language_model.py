@@ -68,18 +68,12 @@ class MaskedLanguageModelObjective:
         self.model = model
         self.accelerator = accelerator
         self.config = config
-        if self.tokenizer.mask_id is None:
-            raise ConfigError("objectives.masked_language_model: found a tokenizer without a mask token, expected one")
+        self.vocabulary = Vocabulary.of_tokenizer(self.tokenizer, "objectives.masked_language_model")
         if config.max_tokens <= self.tokenizer.num_specials:
             found = (
                 f"{config.max_tokens}, expected more than the {self.tokenizer.num_specials} special tokens of a text"
             )
             raise ConfigError(f"objectives.masked_language_model.max_tokens: found {found}")
-        self.vocabulary = Vocabulary(
-            mask_id=self.tokenizer.mask_id,
-            size=self.tokenizer.vocab_size,
-            specials=self.tokenizer.special_ids | {self.tokenizer.mask_id},
-        )
         held_out = [] if setup.corpus.dev else setup.corpus.raw.dev_texts()
         self.dev_batches = self._batches(list(self._masked(held_out, "dev")), seed=0, epoch=0)
         if not setup.corpus.dev:
@@ -121,19 +115,6 @@ class MaskedLanguageModelObjective:
         """
         num_masked = self._num_dev()
         return sum(float(self.loss(batch)) for batch in self.dev_batches) / num_masked
-
-    @torch.no_grad()
-    def dev_accuracy(self) -> float:
-        """The share of the masked tokens of what is held out that the model names right.
-
-        Raises:
-            ConfigError: nothing is held out.
-        """
-        num_masked, right = self._num_dev(), 0.0
-        for batch in self.dev_batches:
-            logits_NV, target_N = self._predict(batch)
-            right += float((logits_NV.argmax(-1) == target_N).sum())
-        return right / num_masked
 
     def loss(self, batch: list[MaskedText]) -> Tensor:
         """The cross entropy in nats, summed over masked tokens."""

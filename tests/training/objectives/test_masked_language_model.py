@@ -287,18 +287,11 @@ def test_what_is_held_out_is_never_learnt_and_always_masked_alike() -> None:
     assert other.dev_batches == objective.dev_batches
 
 
-def test_dev_loss_and_accuracy_are_means_over_masked_tokens(objective: MaskedLanguageModelObjective) -> None:
+def test_the_dev_loss_is_the_mean_over_masked_tokens(objective: MaskedLanguageModelObjective) -> None:
     dev = [text for batch in objective.dev_batches for text in batch]
     count = sum(len(places(text)) for text in dev)
     expected = sum(loss_by_hand(objective.model, text) for text in dev) / count
     assert objective.dev_loss() == pytest.approx(expected, rel=1e-10)
-    target = next(target for text in dev for target in text.targets if target != UNMASKED)
-    share = sum(text.targets.count(target) for text in dev) / count
-    with torch.no_grad():
-        assert objective.model.language_model is not None
-        objective.model.language_model.bias[target] += 1e3
-    assert objective.dev_accuracy() == pytest.approx(share)
-    assert 0 < share < 1
 
 
 def test_learns_to_name_what_its_neighbours_tell() -> None:
@@ -316,7 +309,6 @@ def test_learns_to_name_what_its_neighbours_tell() -> None:
         optimizer.step()
         optimizer.zero_grad()
     assert objective.dev_loss() < 1.0
-    assert objective.dev_accuracy() > 0.7
 
 
 def words_tokenizer(*added: str) -> TextTokenizer:
@@ -334,7 +326,6 @@ def test_a_tokenizer_without_a_mask_token_is_refused() -> None:
 
 def test_a_mask_token_that_is_no_special_one_is_not_drawn() -> None:
     tokenizer = words_tokenizer("[MASK]")
-    assert tokenizer.mask_id not in tokenizer.special_ids
     raw = RawCorpus(fixed=("rain rain rain", "boat boat", "boat rain", "rain boat", "rain"), dev_fraction=0.5)
     objective = objective_of(setup_of(raw, tokenizer=tokenizer))
     assert objective.vocabulary.specials == {0, 1, 2}
@@ -361,9 +352,8 @@ def test_nothing_held_out_is_refused_unless_documents_are_measured() -> None:
     with pytest.raises(ConfigError, match=r"data\.dev_fraction: found no text held out, expected some"):
         objective_of(setup_of(raw))
     objective = objective_of(setup_of(raw, dev=(Document("Bo", (Entity(0, 2, "PER"),)),)))
-    for measure in (objective.dev_loss, objective.dev_accuracy):
-        with pytest.raises(ConfigError, match=r"data\.dev_fraction: found no text held out"):
-            measure()
+    with pytest.raises(ConfigError, match=r"data\.dev_fraction: found no text held out"):
+        objective.dev_loss()
 
 
 def test_pieces_need_room_for_a_token() -> None:
