@@ -14,10 +14,15 @@ from ner_service.model.config import EncoderConfig, HuggingFaceConfig, RoFormerC
 
 
 class Encoder(Protocol):
-    """Reads a batch, gives hidden states [B, L, D] of width `hidden_size`."""
+    """Reads a batch, gives hidden states [B, L, D] of width `hidden_size`.
+
+    Attributes:
+        walks: whether it is a `WalkedEncoder`.
+    """
 
     hidden_size: int
     num_layers: int
+    walks: bool
 
     @property
     def token_embedding(self) -> nn.Embedding: ...
@@ -27,6 +32,8 @@ class Encoder(Protocol):
 
 class WalkedEncoder(Encoder, Protocol):
     """An encoder whose layers are walked one by one, which attends under any mask and keeps keys and values."""
+
+    num_token_types: int
 
     def __call__(self, batch: Batch, caches: Sequence[KeyValueCache] | None = None) -> Tensor: ...
 
@@ -65,17 +72,23 @@ def build_encoder(config: EncoderConfig) -> nn.Module:
 
 
 def walked(encoder: Encoder, wanted_by: str) -> WalkedEncoder:
-    """The encoder as one whose layers are walked.
+    """The encoder as one whose layers are walked, and which tells what it writes from what it reads.
 
     Raises:
-        ConfigError: it cannot be; names what wanted it.
+        ConfigError: it cannot; names what wanted it.
     """
-    if not hasattr(encoder, "states"):
+    if not encoder.walks:
         raise ConfigError(
             f"{wanted_by}: found the encoder {type(encoder).__name__}, expected one that attends under any mask: "
             "'roformer' or 'roformer_v2'"
         )
-    return cast(WalkedEncoder, encoder)
+    own = cast(WalkedEncoder, encoder)
+    if own.num_token_types < 2:
+        raise ConfigError(
+            f"{wanted_by}: found an encoder with num_token_types = {own.num_token_types}, expected 2 or more: "
+            "what is read is of type 0, what is written of type 1"
+        )
+    return own
 
 
 def packs(config: EncoderConfig) -> bool:

@@ -17,6 +17,8 @@ from ner_service.model.config import HuggingFaceConfig
 class HuggingFaceEncoder(nn.Module):
     """Token ids to the last hidden states [B, L, D]."""
 
+    walks: bool = False
+
     def __init__(self, config: HuggingFaceConfig) -> None:
         super().__init__()
         foreign = AutoConfig.for_model(config.model_type, **config.config)

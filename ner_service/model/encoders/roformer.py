@@ -46,11 +46,14 @@ class RoFormerLayer(nn.Module):
 class RoFormer(nn.Module):
     """Token ids to hidden states [B, L, D]."""
 
+    walks: bool = True
+
     def __init__(self, config: RoFormerConfig) -> None:
         super().__init__()
         embedding_size = config.embedding_size or config.hidden_size
         self.hidden_size = config.hidden_size
         self.num_layers = config.num_layers
+        self.num_token_types = config.num_token_types
         self.head_size = config.hidden_size // config.num_heads
         self.token_embedding = nn.Embedding(config.vocab_size, embedding_size)
         self.type_embedding = nn.Embedding(config.num_token_types, embedding_size)

@@ -41,10 +41,13 @@ class RoFormerV2Layer(nn.Module):
 class RoFormerV2(nn.Module):
     """Token ids to hidden states [B, L, D]."""
 
+    walks: bool = True
+
     def __init__(self, config: RoFormerV2Config) -> None:
         super().__init__()
         self.hidden_size = config.hidden_size
         self.num_layers = config.num_layers
+        self.num_token_types = config.num_token_types
         self.head_size = config.hidden_size // config.num_heads
         self.token_embedding = nn.Embedding(config.vocab_size, config.hidden_size)
         self.type_embedding = nn.Embedding(config.num_token_types, config.hidden_size)
