@@ -2,9 +2,10 @@
 
     python -m benchmarks.similarity BUNDLE --data FOLDER
 
-Every `dev.jsonl` or `dev.jsonl.gz` below FOLDER is a file of labelled pairs (`training.data.pairs`). The score of a
-pair is the cosine of its vectors. Where labels are 0 and 1, AUC: how often a pair labelled 1 scores higher than one
-labelled 0, a tie counting half. Where they are scores, Spearman's rank correlation of cosines and labels.
+Every `dev.jsonl` or `dev.jsonl.gz` below FOLDER, links followed, is a file of pairs with numbers as labels
+(`training.data.pairs`). The score of a pair is the cosine of its vectors. Where labels are 0 and 1, AUC: how often a
+pair labelled 1 scores higher than one labelled 0, a tie counting half. Where they are scores, Spearman's rank
+correlation of cosines and labels.
 
 Beside it stands the same of a model before training: `--before` names a bundle with an embedding head, or one without,
 whose encoder then has BUNDLE's head with random weights; left out, all weights are random. Prints one JSON object.
@@ -14,8 +15,10 @@ Shapes: P pairs, N sentences, E width of a vector.
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -30,11 +33,12 @@ from ner_service.bundle import Bundle
 from ner_service.errors import ConfigError, DataError
 from ner_service.model.text_model import TextModel
 from ner_service.recognizer import Recognizer, pick_device
+from ner_service.terminal import refusals
 from training.data.pairs import Pair, read_pairs
-from training.objectives.similarity.teacher import sentence_vectors
 
 Floats = npt.NDArray[np.float64]
 
+DEV_FILES = ("dev.jsonl", "dev.jsonl.gz")
 DECIMALS = 6
 """Of a cosine: beyond them vectors in single precision differ by rounding, and equal sentences would not tie."""
 
@@ -80,18 +84,18 @@ def labels_of(path: Path, pairs: list[Pair]) -> Floats:
     """One a pair.
 
     Raises:
-        DataError: a pair has none.
+        DataError: a pair has none, or one of inference.
     """
-    labels = [pair.label for pair in pairs if pair.label is not None]
+    labels = [pair.label for pair in pairs if isinstance(pair.label, float)]
     if len(labels) < len(pairs):
-        raise DataError(path, None, f"found {len(labels)} labels of {len(pairs)} pairs, expected one each")
+        raise DataError(path, None, f"found a number as label of {len(labels)} of {len(pairs)} pairs, expected all")
     return np.array(labels)
 
 
 def cosines(recognizer: Recognizer, pairs: list[Pair]) -> Floats:
     """Of the vectors of each pair, [P]."""
     sentences = dict.fromkeys(sentence for pair in pairs for sentence in (pair.first, pair.second))
-    unit_NE = sentence_vectors(recognizer, list(sentences)).astype(np.float64)
+    unit_NE = recognizer.vectors(list(sentences)).astype(np.float64)
     place = {sentence: number for number, sentence in enumerate(sentences)}
     first_PE = unit_NE[[place[pair.first] for pair in pairs]]
     second_PE = unit_NE[[place[pair.second] for pair in pairs]]
@@ -126,6 +130,34 @@ def before(bundle: Bundle, start: Bundle | None) -> Bundle:
     return replace(bundle, weights=weights, tokenizer=start.tokenizer if start else bundle.tokenizer)
 
 
+def dev_files(folder: Path) -> list[Path]:
+    """Every `dev.jsonl` and `dev.jsonl.gz` below a folder, links followed.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    walk = os.walk(folder, followlinks=True)
+    paths = sorted(Path(place, name) for place, _, names in walk for name in names if name in DEV_FILES)
+    if not paths:
+        raise ConfigError(f"--data {folder}: found no {' or '.join(DEV_FILES)} below it, expected at least one")
+    return paths
+
+
+def row(path: Path, models: Mapping[str, Recognizer]) -> dict[str, object]:
+    """How many pairs a file has, and what each model makes of them.
+
+    Raises:
+        DataError: the file cannot be read, a pair has no number as label, or all have the same.
+        MissingHeadError: a model makes no vectors.
+    """
+    pairs = read_pairs(path)
+    label_P = labels_of(path, pairs)
+    if len(set(label_P.tolist())) == 1:
+        raise DataError(path, None, f"found {label_P[0]:g} as the label of every pair, expected labels that differ")
+    values = {name: round(quality(model, pairs, label_P), 4) for name, model in models.items()}
+    return {"pairs": len(pairs), "measure": measure_of(label_P), **values}
+
+
 def main(
     bundle: Annotated[Path, typer.Argument(help="A bundle with an embedding head.")],
     data: Annotated[Path, typer.Option(help="Folder with files of labelled pairs.")],
@@ -133,20 +165,11 @@ def main(
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
 ) -> None:
     """Measure and print."""
-    trained = Bundle.load(bundle)
-    bundles = {"value": trained, "before": before(trained, Bundle.load(start) if start else None)}
-    models = {name: Recognizer(each, pick_device(device)) for name, each in bundles.items()}
-    paths = sorted(data.rglob("dev.jsonl*"))
-    if not paths:
-        raise ConfigError(f"--data {data}: found no dev.jsonl or dev.jsonl.gz below it, expected at least one")
-    rows = []
-    for path in paths:
-        pairs = read_pairs(path)
-        label_P = labels_of(path, pairs)
-        values = {name: round(quality(model, pairs, label_P), 4) for name, model in models.items()}
-        rows.append(
-            {"file": str(path.relative_to(data)), "pairs": len(pairs), "measure": measure_of(label_P), **values}
-        )
+    with refusals():
+        trained = Bundle.load(bundle)
+        bundles = {"value": trained, "before": before(trained, Bundle.load(start) if start else None)}
+        models = {name: Recognizer(each, pick_device(device)) for name, each in bundles.items()}
+        rows = [{"file": str(path.relative_to(data)), **row(path, models)} for path in dev_files(data)]
     result = {
         "command": " ".join(["python -m benchmarks.similarity", *sys.argv[1:]]),
         "date": time.strftime("%Y-%m-%d"),

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 import torch
 from typer import Typer
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from benchmarks.similarity import auc, average_ranks, before, cosines, labels_of, main, spearman
 from ner_service.bundle import Bundle
-from ner_service.errors import ConfigError, DataError, MissingHeadError
+from ner_service.errors import ConfigError, DataError
 from ner_service.model.config import RoFormerConfig
 from ner_service.recognizer import Recognizer
 from training.data.pairs import Pair
@@ -109,8 +109,8 @@ def test_equal_sentences_have_the_same_cosine_whatever_they_are_read_with(tiny_e
 
 
 def test_without_a_label_on_every_pair_nothing_is_measured() -> None:
-    with pytest.raises(DataError, match="found 1 labels of 2 pairs"):
-        labels_of(Path("dev.jsonl"), [Pair("a", "b", 1.0), Pair("c", "d")])
+    with pytest.raises(DataError, match="found a number as label of 1 of 2 pairs"):
+        labels_of(Path("dev.jsonl"), [Pair("a", "b", 1.0), Pair("c", "d", "neutral")])
 
 
 def test_before_training_is_random_or_the_encoder_that_it_started_from(
@@ -148,17 +148,21 @@ def folder(tmp_path: Path, tiny_embedding_bundle: Bundle) -> Path:
     return tmp_path
 
 
-def run(*arguments: str) -> dict[str, Any]:
+def invoke(*arguments: str) -> Result:
     app = Typer()
     app.command()(main)
-    done = CliRunner().invoke(app, list(arguments), catch_exceptions=False)
+    return CliRunner().invoke(app, [*arguments, "--device", "cpu"], catch_exceptions=False)
+
+
+def run(*arguments: str) -> dict[str, Any]:
+    done = invoke(*arguments)
     assert done.exit_code == 0, done.output
     printed: dict[str, Any] = json.loads(done.stdout)
     return printed
 
 
 def test_every_dev_file_has_a_row(folder: Path, tiny_embedding_bundle: Bundle) -> None:
-    printed = run(str(folder / "bundle"), "--data", str(folder / "pairs"), "--device", "cpu")
+    printed = run(str(folder / "bundle"), "--data", str(folder / "pairs"))
     assert (printed["model"], printed["before"]) == ("vectors", "random weights")
     assert [(row["file"], row["pairs"], row["measure"]) for row in printed["rows"]] == [
         ("scored/dev.jsonl.gz", 4, "spearman"),
@@ -174,16 +178,38 @@ def test_every_dev_file_has_a_row(folder: Path, tiny_embedding_bundle: Bundle) -
 
 def test_a_bundle_before_itself_is_as_good(folder: Path) -> None:
     bundle = str(folder / "bundle")
-    printed = run(bundle, "--data", str(folder / "pairs"), "--before", bundle, "--device", "cpu")
+    printed = run(bundle, "--data", str(folder / "pairs"), "--before", bundle)
     assert printed["before"] == bundle
     assert all(row["before"] == row["value"] for row in printed["rows"])
 
 
+def test_linked_folders_are_read(folder: Path) -> None:
+    (folder / "linked").mkdir()
+    (folder / "linked" / "pairs").symlink_to(folder / "pairs", target_is_directory=True)
+    printed = run(str(folder / "bundle"), "--data", str(folder / "linked"))
+    assert [row["file"] for row in printed["rows"]] == ["pairs/scored/dev.jsonl.gz", "pairs/zero_one/dev.jsonl"]
+
+
+# ---- refusals: a message and exit code 1
+
+
+def refused(*arguments: str) -> str:
+    done = invoke(*arguments)
+    assert done.exit_code == 1
+    assert done.stdout == ""
+    return done.stderr
+
+
 def test_a_bundle_without_vectors_is_refused(folder: Path, tiny_bundle_folder: Path) -> None:
-    with pytest.raises(MissingHeadError, match="no 'embedding' head"):
-        run(str(tiny_bundle_folder), "--data", str(folder / "pairs"), "--device", "cpu")
+    assert "no 'embedding' head" in refused(str(tiny_bundle_folder), "--data", str(folder / "pairs"))
 
 
 def test_a_folder_without_pairs_is_refused(folder: Path) -> None:
-    with pytest.raises(ConfigError, match=r"found no dev\.jsonl or dev\.jsonl\.gz below it"):
-        run(str(folder / "bundle"), "--data", str(folder / "bundle"), "--device", "cpu")
+    bundle = str(folder / "bundle")
+    assert "found no dev.jsonl or dev.jsonl.gz below it" in refused(bundle, "--data", bundle)
+
+
+def test_a_file_of_one_label_is_refused(folder: Path) -> None:
+    write_pairs(folder / "pairs" / "same" / "dev.jsonl", LIGHT[:2])
+    message = refused(str(folder / "bundle"), "--data", str(folder / "pairs"))
+    assert "same/dev.jsonl: found 1 as the label of every pair, expected labels that differ" in message

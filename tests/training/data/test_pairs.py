@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from ner_service.errors import DataError
 from ner_service.formats.lines import write_lines
-from training.data.pairs import MIN_CHARACTERS, REACH, Pair, mine_pairs, pair_batches, read_pairs
+from training.data.pairs import MIN_CHARACTERS, REACH, Pair, in_turn, mine_pairs, pair_batches, read_pairs
 
 
 @pytest.mark.parametrize("name", ["pairs.jsonl", "pairs.jsonl.gz"])
@@ -43,6 +43,16 @@ def test_read_pairs(tmp_path: Path, name: str) -> None:
         ('{"a": "x", "b": "y", "label": NaN}', "label: found nan, expected"),
         ('{"a": "x", "b": "y", "label": true}', "label: found True, expected"),
         ('{"a": "x", "b": "y", "label": "1"}', "label: found '1', expected"),
+        (
+            '{"a": "x", "b": "y", "label": "entails"}',
+            "label: found 'entails', expected 0 or 1, or a score from 0 to 5; "
+            "or one of 'entailment', 'neutral', 'contradiction'",
+        ),
+        (
+            '{"a": "x", "b": "y", "label": "neutral"}',
+            "label: found 'neutral', expected 0 or 1, or a score from 0 to 5, as before it",
+        ),
+        ('{"a": "x", "b": "y", "label": ["neutral"]}', "label: found ['neutral'], expected"),
         ('["x", "y"]', "the line: found ['x', 'y'], expected an object"),
         ("x\ty", "found no valid JSON"),
     ],
@@ -71,6 +81,27 @@ def test_alike_is_at_least_half_of_the_files_scale(
     path = tmp_path / "pairs.jsonl"
     write_lines(path, [json.dumps({"a": "x", "b": "y", "label": label}) for label in labels])
     assert tuple(pair.alike for pair in read_pairs(path)) == alike
+
+
+def test_labels_of_inference_and_those_that_are_alike(tmp_path: Path) -> None:
+    path = tmp_path / "pairs.jsonl"
+    labels = ("neutral", "entailment", "contradiction")
+    write_lines(path, [json.dumps({"a": "x", "b": "y", "label": label}) for label in labels])
+    pairs = read_pairs(path)
+    assert pairs == [Pair("x", "y", "neutral"), Pair("x", "y", "entailment"), Pair("x", "y", "contradiction")]
+    assert [pair.alike for pair in pairs] == [False, True, False]
+    assert all(pair.infers for pair in pairs)
+    assert not any(pair.infers for pair in (Pair("x", "y"), Pair("x", "y", 1.0)))
+
+
+@pytest.mark.parametrize(("label", "found"), [("1", "1.0"), ("null", "None")])
+def test_a_file_of_inference_has_no_other_pair(tmp_path: Path, label: str, found: str) -> None:
+    path = tmp_path / "pairs.jsonl"
+    write_lines(path, ['{"a": "x", "b": "y", "label": "neutral"}', f'{{"a": "x", "b": "y", "label": {label}}}'])
+    with pytest.raises(DataError) as caught:
+        read_pairs(path)
+    expected = "expected one of 'entailment', 'neutral', 'contradiction', as before it"
+    assert str(caught.value) == f"{path}:2: label: found {found}, {expected}"
 
 
 def mined(paragraph: str, threshold: float) -> list[tuple[str, str]]:
@@ -204,3 +235,11 @@ def test_the_generator_decides_the_order() -> None:
     assert first == again != other
     assert pairs == kept
     assert [pair for batch in first for pair in batch] != pairs
+
+
+def test_kinds_take_turns_and_the_smaller_comes_round_again() -> None:
+    [one], [two], [three], [x], [y] = ([[Pair(name, name)]] for name in ("one", "two", "three", "x", "y"))
+    assert in_turn([[one, two, three], [x, y]]) == [one, x, two, y, three, x]
+    assert in_turn([[x], [one, two]]) == [x, one, x, two]
+    assert in_turn([[one, two], []]) == [one, two]
+    assert in_turn([[], []]) == []

@@ -8,10 +8,13 @@ pairs, dealt out in chunks; its loss is
     distillation   100 times the squared difference of the cosines of any two rows and of a teacher's, mean
     supervised     -log probability of a pair's label from [u; v; |u - v|], mean
 
-and, but for the last, plus `generation` times the mean -log probability of a target token.
+and, but for the last, plus `generation` times the mean -log probability of a target token. Labels are of two kinds,
+similarity and inference: a batch is of one, the kinds take turns, and a pair's label is among those of its kind.
 
 Source: kexue.fm/archives/8454 (RoFormer-Sim); github.com/ZhuiyiTechnology/simbert and roformer-sim.
-Knows no file. Shapes: N rows, L tokens, D hidden, E and F widths of the vectors, M targets, V vocabulary, P pairs.
+Knows no file.
+
+Shapes: N rows, L tokens, D hidden, E and F widths of the vectors, M targets, V vocabulary, P pairs, C classes.
 """
 
 from __future__ import annotations
@@ -32,10 +35,10 @@ from ner_service.model.encoders import Encoder, walked
 from ner_service.model.initialisation import initialise
 from ner_service.model.text_model import TextModel
 from training.config import SimilarityConfig
-from training.data.pairs import Pair, pair_batches
+from training.data.pairs import Pair, in_turn, pair_batches
 from training.gradient_cache import Encoded, cached_backward
 from training.losses import cosine_distillation, pair_contrast
-from training.objectives.similarity.rows import Chunk, PairReader
+from training.objectives.similarity.rows import INFERENCE_CLASSES, SIMILARITY_CLASSES, Chunk, PairReader, class_of
 from training.objectives.similarity.source import PairSource
 from training.objectives.similarity.teacher import Teacher
 from training.preparation import Setup
@@ -85,10 +88,11 @@ class SimilarityObjective:
         noise = 0.0 if supervised else config.noise
         self.reader = PairReader(setup.tokenizer, noise=noise, max_tokens=config.max_tokens, writes=self.writes)
         self.teacher = Teacher(setup.folder / config.teacher, accelerator.device) if config.teacher else None
+        if supervised:
+            num_classes = len(SIMILARITY_CLASSES) + len(INFERENCE_CLASSES)
+            self.extra = nn.Linear(3 * config.size, num_classes, bias=False).apply(initialise)
         if not setup.corpus.dev:
             self._dev_steps()
-        if supervised:
-            self.extra = nn.Linear(3 * config.size, 2, bias=False).apply(initialise)
 
     def steps(self, epoch: int) -> Steps:
         """The batches of an epoch, each in chunks; every process has one if there are enough pairs.
@@ -134,11 +138,19 @@ class SimilarityObjective:
         return self._steps(self.source.dev(), "dev", "held out")
 
     def _steps(self, pairs: Sequence[Pair], seed: str, place: str) -> Steps:
-        batches = pair_batches(pairs, self.config.batch_pairs, random.Random(f"pairs {seed}"))
+        generator = random.Random(f"pairs {seed}")
+        kinds = [pair_batches(kind, self.config.batch_pairs, generator) for kind in self._kinds(pairs)]
+        batches = in_turn(kinds)
         if not batches:
             found = f"{len(pairs)} pairs {place}"
             raise ConfigError(f"objectives.similarity: found {found}, expected at least two without a common sentence")
         return Steps(batches, lambda batch: self._chunks(batch, seed))
+
+    def _kinds(self, pairs: Sequence[Pair]) -> list[Sequence[Pair]]:
+        """What may not be in one batch: similarity and inference, where labels are learnt."""
+        if self.extra is None:
+            return [pairs]
+        return [[pair for pair in pairs if pair.infers == infers] for infers in (False, True)]
 
     def _chunks(self, batch: Sequence[Pair], seed: str) -> list[Chunk]:
         """A batch in chunks. The noise follows from seed and pair, so it is the same however they are cut."""
@@ -147,7 +159,7 @@ class SimilarityObjective:
         return [
             Chunk(
                 rows=tuple(rows[2 * first : 2 * (first + num_pairs)]),
-                alike=tuple(pair.alike for pair in batch[first : first + num_pairs]),
+                labels=tuple(class_of(pair) for pair in batch[first : first + num_pairs]),
                 num_batch_rows=len(rows),
                 num_batch_targets=sum(len(row.target) for row in rows),
             )
@@ -209,8 +221,16 @@ class SimilarityObjective:
         with self.accelerator.autocast():
             vectors_NE = self.model.embed(self._read(chunk))
             first_PE, second_PE = vectors_NE[0::2], vectors_NE[1::2]
-            logits_P2 = self.extra(torch.cat([first_PE, second_PE, (first_PE - second_PE).abs()], -1))
-        if logits_P2.dtype != torch.float64:
-            logits_P2 = logits_P2.float()
-        label_P = torch.tensor(chunk.alike, dtype=torch.long, device=logits_P2.device)
-        return functional.cross_entropy(logits_P2, label_P, reduction="sum") / (chunk.num_batch_rows // 2)
+            logits_PC = self.extra(torch.cat([first_PE, second_PE, (first_PE - second_PE).abs()], -1))
+        if logits_PC.dtype != torch.float64:
+            logits_PC = logits_PC.float()
+        label_P = torch.tensor(chunk.labels, device=logits_PC.device)
+        logits_PC = within_kind(logits_PC, label_P)
+        return functional.cross_entropy(logits_PC, label_P, reduction="sum") / (chunk.num_batch_rows // 2)
+
+
+def within_kind(logits_PC: Tensor, label_P: Tensor) -> Tensor:
+    """The logits with those of the other kind than a pair's label as good as impossible; no gradient comes to them."""
+    infers_C = torch.arange(logits_PC.shape[-1], device=logits_PC.device) >= INFERENCE_CLASSES.start
+    infers_P = label_P >= INFERENCE_CLASSES.start
+    return logits_PC.masked_fill(infers_P[:, None] != infers_C, torch.finfo(logits_PC.dtype).min)

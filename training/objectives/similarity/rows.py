@@ -12,8 +12,12 @@ from ner_service.errors import ConfigError
 from ner_service.text.tokenizer import TextTokenizer
 from ner_service.types import Encoding
 from training.corruption import Vocabulary, noise_words
-from training.data.pairs import Pair
+from training.data.pairs import INFERENCES, Pair
 from training.data.words import word_groups, word_spans
+
+SIMILARITY_CLASSES = range(2)
+"""Unlike, alike."""
+INFERENCE_CLASSES = range(2, 2 + len(INFERENCES))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,13 +34,13 @@ class Row:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chunk:
-    """Pairs of a batch that are in memory at a time: rows 2i and 2i + 1 are pair i, `alike[i]` whether it is one.
+    """Pairs of a batch that are in memory at a time: rows 2i and 2i + 1 are pair i, `labels[i]` its class.
 
     The loss of a batch is a mean, so a chunk knows how many rows and target tokens its whole batch has.
     """
 
     rows: tuple[Row, ...]
-    alike: tuple[bool, ...]
+    labels: tuple[int, ...]
     num_batch_rows: int
     num_batch_targets: int
 
@@ -48,6 +52,13 @@ class Chunk:
     @property
     def num_tokens(self) -> int:
         return sum(len(row.source) + len(row.target) for row in self.rows)
+
+
+def class_of(pair: Pair) -> int:
+    """The class of its label: of `SIMILARITY_CLASSES` or of `INFERENCE_CLASSES`."""
+    if isinstance(pair.label, str):
+        return INFERENCE_CLASSES[INFERENCES.index(pair.label)]
+    return SIMILARITY_CLASSES[int(pair.alike)]
 
 
 class PairReader:
@@ -69,7 +80,7 @@ class PairReader:
         self.noise = noise
         self.max_tokens = max_tokens
         self.writes = writes
-        self.vocabulary = _vocabulary(tokenizer) if noise else None
+        self.vocabulary = Vocabulary.of_tokenizer(tokenizer, "objectives.similarity.noise") if noise else None
         if writes and not tokenizer.end_ids:
             raise ConfigError(
                 "objectives.similarity.generation: found a tokenizer that puts no token after a text, expected one "
@@ -113,11 +124,3 @@ class PairReader:
             token_ids=encoding.token_ids[:kept] + encoding.token_ids[end:],
             offsets=encoding.offsets[:kept] + encoding.offsets[end:],
         )
-
-
-def _vocabulary(tokenizer: TextTokenizer) -> Vocabulary:
-    if tokenizer.mask_id is None:
-        raise ConfigError(
-            "objectives.similarity.noise: found a tokenizer without a mask token, expected one, or noise = 0"
-        )
-    return Vocabulary(mask_id=tokenizer.mask_id, size=tokenizer.vocab_size, specials=tokenizer.special_ids)

@@ -23,19 +23,24 @@ class PairSource:
         self.config = config
 
     def epoch(self, epoch: int) -> list[Pair]:
-        """What is learnt from in an epoch."""
-        return self._of_files(self.raw.pairs()) if self.raw.all_pairs else self._of_texts(self.raw.texts(epoch))
+        """What is learnt from in an epoch.
+
+        Raises:
+            ConfigError: labels are to be learnt, and there is no pair file, or one label alone of a kind of pairs.
+        """
+        if not self.raw.all_pairs:
+            return self._of_texts(self.raw.texts(epoch))
+        pairs = self._of_files(self.raw.pairs())
+        if self.config.stage == "supervised":
+            _check_labels(pairs)
+        return pairs
 
     def dev(self) -> list[Pair]:
         """What is held out."""
         return self._of_files(self.raw.dev_pairs()) if self.raw.all_pairs else self._of_texts(self.raw.dev_texts())
 
     def _of_files(self, pairs: list[Pair]) -> list[Pair]:
-        if self.config.stage != "supervised":
-            return [pair for pair in pairs if pair.alike]
-        if len({pair.alike for pair in pairs}) == 1:
-            raise ConfigError("objectives.similarity.stage: found pairs of one label, expected both for 'supervised'")
-        return pairs
+        return pairs if self.config.stage == "supervised" else [pair for pair in pairs if pair.alike]
 
     def _of_texts(self, texts: Sequence[str]) -> list[Pair]:
         if self.config.stage == "supervised":
@@ -43,3 +48,13 @@ class PairSource:
         if self.config.mine is not None:
             return list(mine_pairs(texts, self.config.mine))
         return [Pair(each, each) for each in dict.fromkeys(each for text in texts for each in sentences(text))]
+
+
+def _check_labels(pairs: Sequence[Pair]) -> None:
+    """A kind of pairs with one label alone teaches nothing."""
+    if len({pair.alike for pair in pairs if not pair.infers}) == 1:
+        raise ConfigError("objectives.similarity.stage: found pairs of one label, expected both for 'supervised'")
+    if len({pair.label for pair in pairs if pair.infers}) == 1:
+        raise ConfigError(
+            "objectives.similarity.stage: found inference pairs of one label, expected more for 'supervised'"
+        )

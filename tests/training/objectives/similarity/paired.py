@@ -52,6 +52,17 @@ LABELLED = (
     *(Pair(pair.first, other.second, 0.0) for pair, other in zip(PAIRS, (*PAIRS[1:], PAIRS[0]), strict=True)),
 )
 """The pairs, and as many of sentences that have nothing to do with each other."""
+INFERRED = (
+    Pair("Two boats left at dawn.", "Some boats left.", "entailment"),
+    Pair("她在湖边读书。", "有人在看书。", "entailment"),
+    Pair("A boy paints the fence white.", "The fence gets a new colour.", "entailment"),
+    Pair("Every shop in the street was shut.", "The baker had gone on holiday.", "neutral"),
+    Pair("老人在等公交车。", "老人要去医院。", "neutral"),
+    Pair("They carried the piano upstairs.", "It is her birthday.", "neutral"),
+    Pair("The lake is frozen over.", "Children swim in the lake.", "contradiction"),
+    Pair("商店今天休息。", "商店今天正常营业。", "contradiction"),
+    Pair("Nobody answered the telephone.", "She answered the telephone at once.", "contradiction"),
+)
 TEXTS = tuple(sentence for pair in PAIRS for sentence in (pair.first, pair.second))
 
 

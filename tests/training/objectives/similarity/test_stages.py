@@ -5,6 +5,7 @@ Shapes: N rows, L tokens, E and F widths of the vectors.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from ner_service.errors import ConfigError, MissingHeadError
 from ner_service.model.batch import pad
 from ner_service.recognizer import Recognizer
 from tests.training.objectives.similarity.paired import (
+    INFERRED,
     LABELLED,
     TEXTS,
     Case,
@@ -29,8 +31,11 @@ from tests.training.objectives.similarity.paired import (
     rows_of,
 )
 from training.config import SimilarityConfig
+from training.data.pairs import INFERENCES, Pair
 from training.data.raw import RawCorpus
-from training.objectives.similarity.teacher import sentence_vectors
+from training.objectives.similarity import objective as objective_module
+from training.objectives.similarity.objective import within_kind
+from training.objectives.similarity.rows import Chunk
 
 DROPOUT = 0.2
 WHOLE = SimilarityConfig()
@@ -119,7 +124,7 @@ def distilled(teacher: Path, **settings: object) -> SimilarityConfig:
 
 
 def teacher_cosines(folder: Path) -> Tensor:
-    unit_NF = torch.from_numpy(sentence_vectors(Recognizer.load(folder, "cpu"), TEXTS))
+    unit_NF = torch.from_numpy(Recognizer.load(folder, "cpu").vectors(TEXTS))
     return unit_NF @ unit_NF.T
 
 
@@ -177,9 +182,10 @@ def test_labels_are_learnt() -> None:
 
 
 def test_the_label_loss_is_the_formula() -> None:
+    """Similarity is told by the first two logits."""
     trained = case(SimilarityConfig(stage="supervised", noise=1.0), raw=RawCorpus(all_pairs=LABELLED))
     batch = trained.objective.steps(0)[0]
-    labels = {(pair.first, pair.second): int(pair.label or 0) for pair in LABELLED}
+    labels = {(pair.first, pair.second): int(pair.alike) for pair in LABELLED}
     rows, total = rows_of(batch), 0.0
     assert trained.objective.extra is not None
     for first, second in zip(rows[0::2], rows[1::2], strict=True):
@@ -187,17 +193,113 @@ def test_the_label_loss_is_the_formula() -> None:
             trained.model.embed(pad([trained.setup.tokenizer.encode(row.sentence).token_ids], 0))[0]
             for row in (first, second)
         )
-        logits = trained.objective.extra(torch.cat([u, v, (u - v).abs()]))
+        logits = trained.objective.extra(torch.cat([u, v, (u - v).abs()]))[:2]
         total -= float(logits.log_softmax(0)[labels[first.sentence, second.sentence]].detach())
     assert trained.objective.loss(batch).item() == pytest.approx(total / (len(rows) // 2), rel=1e-10)
     assert not any(row.target for row in rows)
+
+
+BOTH = RawCorpus(all_pairs=(*LABELLED, *INFERRED))
+
+
+def is_inference(batch: Sequence[Chunk]) -> bool:
+    """The kind of a batch; all of its pairs are of it."""
+    [kind] = {label >= 2 for chunk in batch for label in chunk.labels}
+    return kind
+
+
+def test_kinds_take_turns() -> None:
+    """16 pairs of similarity in 4 batches or more, 9 of inference in fewer, which come round again."""
+    config = SimilarityConfig(stage="supervised", batch_pairs=4, chunk_pairs=3)
+    steps = case(config, raw=BOTH).objective.steps(0)
+    kinds = [is_inference(step) for step in steps]
+    assert len(kinds) >= 8
+    assert kinds == [False, True] * (len(kinds) // 2)
+
+
+def test_contrast_does_not_part_the_kinds() -> None:
+    """Must fail otherwise: pairs that are alike are one kind, whatever they were labelled with."""
+    raw = RawCorpus(all_pairs=(*LABELLED, *INFERRED))
+    [step] = case(WHOLE, raw=raw).objective.steps(0)
+    assert sorted(label for chunk in step for label in chunk.labels) == [1] * 8 + [2] * 3
+
+
+@pytest.mark.parametrize("inference", [False, True])
+@pytest.mark.parametrize("masked", [True, False])
+def test_a_pair_moves_only_the_classes_of_its_kind(
+    inference: bool, masked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unmasked is the must-fail twin."""
+    if not masked:
+        monkeypatch.setattr(objective_module, "within_kind", lambda logits_PC, label_P: logits_PC)
+    trained = case(SimilarityConfig(stage="supervised"), raw=BOTH)
+    [step] = [step for step in trained.objective.steps(0) if is_inference(step) == inference][:1]
+    gradient_of(trained, step)
+    assert trained.objective.extra is not None
+    [weight] = trained.objective.extra.parameters()
+    assert weight.grad is not None
+    own = slice(2, None) if inference else slice(0, 2)
+    other = slice(0, 2) if inference else slice(2, None)
+    assert weight.grad[own].abs().amax(-1).min() > 1e-4
+    assert (weight.grad[other].abs().max() == 0.0) == masked
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_logits_of_the_other_kind_are_as_good_as_impossible(dtype: torch.dtype) -> None:
+    logits_PC = torch.arange(10, dtype=dtype).reshape(2, 5)
+    least = torch.finfo(dtype).min
+    found = within_kind(logits_PC, torch.tensor([1, 4]))
+    assert found.tolist() == [[0, 1, least, least, least], [least, least, 7, 8, 9]]
+    assert found.softmax(-1)[0, 2:].tolist() == [0, 0, 0]
+    assert found.softmax(-1)[1, :2].tolist() == [0, 0]
+
+
+def test_the_loss_of_inference_is_over_its_three_classes() -> None:
+    trained = case(SimilarityConfig(stage="supervised"), raw=RawCorpus(all_pairs=INFERRED))
+    [step] = trained.objective.steps(0)
+    assert trained.objective.extra is not None
+    total = 0.0
+    for pair in INFERRED:
+        u, v = (
+            trained.model.embed(pad([trained.setup.tokenizer.encode(sentence).token_ids], 0))[0]
+            for sentence in (pair.first, pair.second)
+        )
+        logits = trained.objective.extra(torch.cat([u, v, (u - v).abs()]))[2:]
+        assert isinstance(pair.label, str)
+        total -= float(logits.log_softmax(0)[INFERENCES.index(pair.label)].detach())
+    assert trained.objective.loss(step).item() == pytest.approx(total / len(INFERRED), rel=1e-10)
+
+
+def num_right(trained: Case, pairs: Sequence[Pair]) -> int:
+    """How many pairs have their own label as the most likely one of their kind."""
+    trained.model.eval()
+    count = 0
+    for chunk in trained.objective._chunks(pairs, ""):
+        with torch.no_grad():
+            vectors_NE = trained.model.embed(pad([row.source for row in chunk.rows], 0))
+            u, v = vectors_NE[0::2], vectors_NE[1::2]
+            assert trained.objective.extra is not None
+            logits_PC = trained.objective.extra(torch.cat([u, v, (u - v).abs()], -1))
+        label_P = torch.tensor(chunk.labels)
+        count += int((within_kind(logits_PC, label_P).argmax(-1) == label_P).sum())
+    return count
+
+
+def test_both_kinds_are_learnt() -> None:
+    config = SimilarityConfig(stage="supervised", size=32, batch_pairs=8, chunk_pairs=8)
+    trained = case(config, raw=BOTH, dtype=torch.float32)
+    kinds: tuple[Sequence[Pair], ...] = (LABELLED, INFERRED)
+    assert all(num_right(trained, pairs) < len(pairs) for pairs in kinds)
+    trained.model.train()
+    train(trained, 30, lr=1e-2)
+    assert [num_right(trained, pairs) for pairs in kinds] == [len(LABELLED), len(INFERRED)]
 
 
 def test_only_labels_need_parameters_of_their_own() -> None:
     assert case(WHOLE).objective.extra is None
     extra = case(SimilarityConfig(stage="supervised", size=8), raw=RawCorpus(all_pairs=LABELLED)).objective.extra
     assert extra is not None
-    assert {name: tuple(parameter.shape) for name, parameter in extra.named_parameters()} == {"weight": (2, 24)}
+    assert {name: tuple(parameter.shape) for name, parameter in extra.named_parameters()} == {"weight": (5, 24)}
 
 
 # ---- a foreign encoder
