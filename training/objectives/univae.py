@@ -92,11 +92,16 @@ class UniVAEObjective:
         """The steps of an epoch's sentences.
 
         Raises:
-            ConfigError: there is none.
+            ConfigError: there is none or, for a Gaussian posterior, but one.
         """
         batches = self._batches(self.raw.texts(epoch), self.run.seed, epoch)
         if not batches:
             raise ConfigError(f"data.texts: found no sentence in the texts of epoch {epoch + 1}, expected some")
+        if self.config.latent.posterior == "gaussian":
+            batches = join_singles(batches)
+            if not batches:
+                found = f"found a single sentence in the texts of epoch {epoch + 1}, expected two that differ"
+                raise ConfigError(f"data.texts: {found} for a Gaussian posterior")
         return steps_of(batches, self.run.batch.accumulate * self.accelerator.num_processes)
 
     def count(self, batch: list[Tokens]) -> float:
@@ -198,3 +203,22 @@ class UniVAEObjective:
             yield
         finally:
             posteriors.eval()
+
+
+def join_singles(batches: Sequence[list[Tokens]]) -> list[list[Tokens]]:
+    """The batches, those of one sentence joined to the next longer one, so that each has statistics of its own.
+
+    A sentence that stands there several times is one. A batch outgrows its budget by what it takes in. The longest
+    batch joins the one before it; all of a single sentence are none.
+    """
+    joined: dict[int, list[Tokens]] = {}
+    waiting: list[Tokens] = []
+    for index in sorted(range(len(batches)), key=lambda index: max(map(len, batches[index]))):
+        batch = [*waiting, *batches[index]]
+        if any(tokens != batch[0] for tokens in batch):
+            joined[index], waiting = batch, []
+        else:
+            waiting = batch
+    if joined:
+        joined[next(reversed(joined))] += waiting
+    return [batch for _, batch in sorted(joined.items())]

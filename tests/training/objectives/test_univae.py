@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from array import array
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -45,7 +47,7 @@ from training.data.sources import Corpus
 from training.data.texts import sentences
 from training.data.tokenizer_training import train_tokenizer
 from training.loop import train
-from training.objectives.univae import Tokens, UniVAEObjective
+from training.objectives.univae import Tokens, UniVAEObjective, join_singles
 from training.preparation import Setup, heads_of
 
 TEXTS = (
@@ -275,6 +277,49 @@ def test_the_divergence_of_a_gaussian_is_learnt() -> None:
     assert kl.item() > len(batch) * 2 * 4 * 0.375
     kl.backward()
     assert model.latent.down[0].weight.grad is not None
+
+
+def test_a_gaussian_is_never_given_a_batch_of_one_sentence() -> None:
+    """A budget of a token would have every sentence stand alone.
+
+    Two that differ are normalised to 1 and -1, so with gamma_deviation^2 = 1/4 a number costs -log(1/4) / 2 nats.
+    """
+    setup = setup_of(config_of(posterior="gaussian", batch_tokens=1))
+    objective = UniVAEObjective(setup, setup.build_model(), Accelerator(cpu=True), setup.run.objectives.univae)
+    batches = batches_of(objective)
+    assert all(any(tokens != batch[0] for tokens in batch) for batch in batches)
+    alone = batches_of(objective_of(setup_of(config_of(batch_tokens=1)))[0])
+    assert {len(batch) for batch in alone} == {1}
+    whole = Counter(str(tokens) for batch in batches for tokens in batch)
+    assert whole == Counter(str(tokens) for batch in alone for tokens in batch)
+    # The must-fail twin: by statistics that are not its own yet, a sentence alone costs more.
+    assert max(divergence(objective, batch) for batch in alone) > 1.5
+    assert [divergence(objective, batch) for batch in batches] == pytest.approx([math.log(2)] * 5, abs=0.02)
+
+
+def divergence(objective: UniVAEObjective, batch: list[Tokens]) -> float:
+    """Nats for each number of a code, of 2 codes of 4."""
+    with torch.no_grad():
+        return float(objective.terms(batch)[1]) / (len(batch) * 2 * 4)
+
+
+def rows(*words: str) -> list[Tokens]:
+    return [array("i", map(ord, word)) for word in words]
+
+
+def test_a_single_sentence_joins_the_next_longer_batch_and_the_longest_the_one_before() -> None:
+    batches = [rows("abcdefgh"), rows("abc", "abd"), rows("ab"), rows("abcde", "abcdf")]
+    assert join_singles(batches) == [rows("ab", "abc", "abd"), rows("abcde", "abcdf", "abcdefgh")]
+
+
+def test_a_sentence_twice_is_a_single_one() -> None:
+    assert join_singles([rows("abc", "abc"), rows("ab")]) == [rows("ab", "abc", "abc")]
+    assert join_singles([rows("abc", "abc"), rows("abc")]) == []
+    assert join_singles([]) == []
+    raw = RawCorpus(fixed=("Snow.", "Snow."))
+    objective, _ = objective_of(setup_of(config_of(posterior="gaussian"), raw=raw, dev=(Document(TEXTS[0]),)))
+    with pytest.raises(ConfigError, match="found a single sentence in the texts of epoch 1, expected two that differ"):
+        objective.steps(0)
 
 
 def test_what_is_held_out_is_measured_from_the_centres() -> None:
