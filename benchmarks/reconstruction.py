@@ -30,7 +30,7 @@ from ner_service.recognizer import Recognizer
 from ner_service.records import structure
 from training.config import RunConfig
 from training.data.sources import Corpus, read_corpus
-from training.latent import Autoencoder
+from training.latent import Autoencoder, Written
 from training.objectives.univae import UniVAEObjective
 from training.preparation import Setup
 
@@ -103,12 +103,12 @@ def page(bundle: Bundle, folder: Path, lines: Sequence[str]) -> Iterator[str]:
         yield from _listed(autoencoder.resample(chosen[2], [layer], NUM_RESAMPLED), known)
 
 
-def _listed(texts: Iterable[str], known: set[str]) -> Iterator[str]:
-    return (f"- {_shown(text, known)}" for text in texts)
+def _listed(texts: Iterable[Written], known: set[str]) -> Iterator[str]:
+    return (f"- {_shown(written, known)}" for written in texts)
 
 
-def _shown(text: str, known: set[str]) -> str:
-    return "*(stands in the training data)*" if text in known else text
+def _shown(written: Written, known: set[str]) -> str:
+    return "*(stands in the training data)*" if written.text in known else written.text
 
 
 def main() -> None:

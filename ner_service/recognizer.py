@@ -2,14 +2,14 @@
 
 `encode` needs no torch and may run in any thread; `forward` is the model's and runs in one; `decode` is plain Python.
 `recognize` is the three in a row, and every other way in (service, evaluation) calls the same three. For vectors,
-`embed` stands in the place of `forward`, and `pool` in that of `decode`.
+`embed` stands in the place of `forward`, and `pool` in that of `decode`; `vectors` is those in a row.
 
-Shapes: B encodings, W windows of a text, E embedding width.
+Shapes: B encodings, N texts, W windows of a text, E embedding width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
@@ -35,7 +35,7 @@ T = TypeVar("T")
 Vectors = npt.NDArray[np.float32]
 
 BATCH_TOKENS = 4096
-"""Tokens that go through the encoder at a time in `recognize`."""
+"""Tokens that go through the encoder at a time in `recognize` and `vectors`."""
 
 
 class Recognizer:
@@ -156,18 +156,24 @@ class Recognizer:
         cutoffs = self.cutoffs(options)
         texts_windows = [_attempt(self.encode, text) for text in texts]
         windows = [window for item in texts_windows if not isinstance(item, NerServiceError) for window in item]
-        found: dict[int, Candidates] = {}
-        groups = plan_groups([len(window.encoding) for window in windows], BATCH_TOKENS, padded=self.pads)
-        for group in groups:
-            answers = self.forward([windows[index].encoding for index in group], [cutoffs] * len(group))
-            found.update(zip(group, answers, strict=True))
-        stream = iter(found[index] for index in range(len(windows)))
+        stream = self._in_groups(windows, lambda group: self.forward(group, [cutoffs] * len(group)))
         return [
             item
             if isinstance(item, NerServiceError)
             else _attempt(self._answer, item, [next(stream) for _ in item], options)
             for item in texts_windows
         ]
+
+    def vectors(self, texts: Sequence[str]) -> Vectors:
+        """Unit vectors [N, E] of one text or more, each of all of its windows.
+
+        Raises:
+            InvalidTextError: a text is not Unicode.
+            MissingHeadError: the model makes no vectors.
+        """
+        texts_windows = [self.encode(text) for text in texts]
+        stream = self._in_groups([window for windows in texts_windows for window in windows], self.embed)
+        return np.stack([self.pool([next(stream) for _ in windows]) for windows in texts_windows])
 
     def require_head(self, head: str) -> None:
         """Refuse what needs a head that the model does not have.
@@ -178,6 +184,13 @@ class Recognizer:
         found = unstructure(self.manifest.model.heads)
         if head not in found:
             raise MissingHeadError(head, tuple(found))
+
+    def _in_groups(self, windows: Sequence[Window], step: Callable[[list[Encoding]], Iterable[T]]) -> Iterator[T]:
+        """What `step` says of each window, in order; it gets windows of like length, as many as fit at a time."""
+        found: dict[int, T] = {}
+        for group in plan_groups([len(window.encoding) for window in windows], BATCH_TOKENS, padded=self.pads):
+            found.update(zip(group, step([windows[index].encoding for index in group]), strict=True))
+        return (found[index] for index in range(len(windows)))
 
     def _answer(self, windows: list[Window], candidates: list[Candidates], options: RecognizeOptions) -> Recognition:
         num_tokens = sum(len(window.encoding) for window in windows)

@@ -320,6 +320,22 @@ def test_the_vector_of_a_long_text_is_the_direction_of_the_mean_of_its_windows(e
     assert embedder.pool([alone]) == pytest.approx(alone, abs=1e-6)
 
 
+@pytest.mark.parametrize("batch_tokens", [4096, 40, 1])
+def test_vectors_of_texts_are_those_of_their_windows_in_order(
+    embedder: Recognizer, batch_tokens: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recognizer_module, "BATCH_TOKENS", batch_tokens)
+    batch = [LONG, *SENTENCES, "", "a"]
+    windows = [[window.encoding for window in embedder.encode(text)] for text in batch]
+    expected = np.stack([embedder.pool(list(embedder.embed(encodings))) for encodings in windows])
+    found = embedder.vectors(batch)
+    assert len(windows[0]) > 1
+    assert (found.shape, found.dtype) == ((len(batch), 24), np.float32)
+    assert found == pytest.approx(expected, abs=1e-5)
+    # The twin: in another order they are others.
+    assert np.abs(found - expected[::-1]).max() > 0.1
+
+
 def test_vectors_without_a_direction_are_zero(embedder: Recognizer) -> None:
     one = np.array([0.6, 0.8], dtype=np.float32)
     assert embedder.pool([one, -one]).tolist() == [0.0, 0.0]

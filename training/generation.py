@@ -6,7 +6,7 @@ Knows no label. Shapes: N rows, D hidden, V vocabulary, E embedding width.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -19,10 +19,11 @@ from ner_service.model.attention import KeyValueCache
 from ner_service.model.batch import pad, pad_targets
 from ner_service.model.encoders import Encoder, walked
 from ner_service.model.text_model import TextModel
-from ner_service.recognizer import BATCH_TOKENS, Recognizer, Vectors
-from ner_service.text.planning import plan_groups
+from ner_service.recognizer import Recognizer, Vectors
+from ner_service.records import structure
 from ner_service.text.tokenizer import TextTokenizer
 from ner_service.types import Encoding
+from training.config import ObjectivesConfig
 from training.data.projection import bare
 
 TOP_P = 0.95
@@ -52,12 +53,12 @@ def similar_sentences(
 
     Raises:
         MissingHeadError: the model has no `language_model` or no `embedding` head.
-        ConfigError: the encoder is a foreign one.
+        ConfigError: the model was not taught to write similar sentences, or its encoder is a foreign one.
         TextTooLongError: the text needs more than one window.
     """
     source = read_source(recognizer, text)
     drawn = generate(recognizer, [source.token_ids] * num_samples, top_p=top_p, generator=generator)
-    return rank(recognizer, text, distinct(text, drawn))[:keep]
+    return rank(recognizer, text, distinct(drawn, besides=(text, "")))[:keep]
 
 
 def read_source(recognizer: Recognizer, text: str) -> Encoding:
@@ -65,10 +66,10 @@ def read_source(recognizer: Recognizer, text: str) -> Encoding:
 
     Raises:
         MissingHeadError: the model has no `language_model` or no `embedding` head.
+        ConfigError: its run did not teach it to write similar sentences.
         TextTooLongError: the text needs more than one window.
     """
-    recognizer.require_head("language_model")
-    recognizer.require_head("embedding")
+    _require_writing(recognizer)
     windows = recognizer.encode(text)
     if len(windows) > 1:
         raise TextTooLongError(
@@ -105,12 +106,13 @@ def generate(
     return [tokenizer.decode(row) for row in rows if row[-1] == sampling.end_id]
 
 
-def distinct(text: str, candidates: Iterable[str]) -> list[str]:
-    """Those candidates that are not empty and differ, by more than white space, from the text and those before them."""
+def distinct(candidates: Iterable[str], *, besides: Collection[str]) -> list[str]:
+    """The candidates that differ, by more than white space, from those before them and from the texts `besides`."""
     first: dict[str, str] = {}
     for candidate in candidates:
         first.setdefault(bare(candidate), candidate)
-    return [candidate for key, candidate in first.items() if key not in ("", bare(text))]
+    known = {bare(text) for text in besides}
+    return [candidate for key, candidate in first.items() if key not in known]
 
 
 def rank(recognizer: Recognizer, text: str, candidates: Sequence[str]) -> list[Similar]:
@@ -119,7 +121,7 @@ def rank(recognizer: Recognizer, text: str, candidates: Sequence[str]) -> list[S
     Raises:
         MissingHeadError: the model has no `embedding` head.
     """
-    source_E, *vectors = _vectors(recognizer, [text, *candidates])
+    source_E, *vectors = recognizer.vectors([text, *candidates])
     found = [
         Similar(candidate, cosine(source_E, vector_E)) for candidate, vector_E in zip(candidates, vectors, strict=True)
     ]
@@ -132,15 +134,21 @@ def cosine(first_E: Vectors, second_E: Vectors) -> float:
     return float(first_E @ second_E) / norms if norms else 0.0
 
 
-def _vectors(recognizer: Recognizer, texts: Sequence[str]) -> list[Vectors]:
-    """A unit vector a text, of all of its windows."""
-    spans = [recognizer.encode(text) for text in texts]
-    encodings = [window.encoding for windows in spans for window in windows]
-    found: dict[int, Vectors] = {}
-    for group in plan_groups([len(encoding) for encoding in encodings], BATCH_TOKENS, padded=recognizer.pads):
-        found.update(zip(group, recognizer.embed([encodings[index] for index in group]), strict=True))
-    stream = iter(found[index] for index in range(len(encodings)))
-    return [recognizer.pool([next(stream) for _ in windows]) for windows in spans]
+def _require_writing(recognizer: Recognizer) -> None:
+    """Refuse a model that cannot write similar sentences; one that tells nothing of its run is trusted.
+
+    The heads alone do not tell: a masked language model and UniVAE have the same `language_model`.
+    """
+    recognizer.require_head("language_model")
+    recognizer.require_head("embedding")
+    run = recognizer.manifest.run
+    similarity = structure(ObjectivesConfig, run.get("objectives", {}), "run.objectives").similarity
+    if run and not (similarity and similarity.generation > 0 and similarity.stage != "supervised"):
+        found = f"generation {similarity.generation}, stage {similarity.stage!r}" if similarity else "none"
+        raise ConfigError(
+            f"run.objectives.similarity of {recognizer.manifest.name!r}: found {found}, expected generation above 0 "
+            "in the stage 'contrast' or 'distillation': this model was not taught to write similar sentences"
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,6 +8,7 @@ Source: kexue.fm/archives/8475. Shapes: N texts, S size of a code.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -22,6 +23,14 @@ from ner_service.recognizer import Recognizer
 from training.generation import Sampling, decode_tokens
 
 TEXTS_AT_ONCE = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A text written from codes; it is not `finished` if it came to the most tokens that a text has before its end."""
+
+    text: str
+    finished: bool
 
 
 class Autoencoder:
@@ -55,16 +64,16 @@ class Autoencoder:
         self.device = recognizer.device
         self.generator = torch.Generator().manual_seed(seed)
 
-    def reconstruct(self, texts: Sequence[str]) -> list[str]:
+    def reconstruct(self, texts: Sequence[str]) -> list[Written]:
         """Each text written again from its own codes."""
         chunks = [texts[first : first + TEXTS_AT_ONCE] for first in range(0, len(texts), TEXTS_AT_ONCE)]
         return [written for chunk in chunks for written in self.write(self.encode(chunk))]
 
-    def sample(self, num: int) -> list[str]:
+    def sample(self, num: int) -> list[Written]:
         """Texts of codes drawn from the prior."""
         return self.write(self._prior(num))
 
-    def resample(self, text: str, layers: Collection[int], num: int) -> list[str]:
+    def resample(self, text: str, layers: Collection[int], num: int) -> list[Written]:
         """Texts that keep a text's codes but for those of `layers`, which are drawn from the prior.
 
         Raises:
@@ -77,7 +86,7 @@ class Autoencoder:
         ]
         return self.write(codes)
 
-    def interpolate(self, first: str, second: str, num: int, layers: Collection[int] | None = None) -> list[str]:
+    def interpolate(self, first: str, second: str, num: int, layers: Collection[int] | None = None) -> list[Written]:
         """Texts at `num` equal steps from one text to another, both ends among them.
 
         The codes of `layers`, else all, move; the others stay those of the first text. They move on the sphere or, for
@@ -108,7 +117,7 @@ class Autoencoder:
         return [latent.z_Bd for latent in self.latent.encode(self.encoder, batch)]
 
     @torch.inference_mode()
-    def write(self, codes: Sequence[Tensor]) -> list[str]:
+    def write(self, codes: Sequence[Tensor]) -> list[Written]:
         """The texts of codes [N, S], one a latent layer."""
         start = [self.tokenizer.start_ids] * len(codes[0])
         batch = pad_targets(start, self.tokenizer.pad_id, self.device, first_position=FIRST_POSITION)
@@ -121,7 +130,7 @@ class Autoencoder:
             first_position=FIRST_POSITION + len(self.tokenizer.start_ids),
             generator=self.generator,
         )
-        return [self.tokenizer.decode(row) for row in rows]
+        return [Written(self.tokenizer.decode(row), finished=row[-1] == self.sampling.end_id) for row in rows]
 
     def _prior(self, num: int) -> list[Tensor]:
         return [code_NS.to(self.device) for code_NS in self.latent.prior(num, self.generator)]

@@ -19,7 +19,7 @@ from ner_service.types import Document, Encoding, Entity
 from training.data.projection import Mentions, bare
 from training.data.sources import AUGMENTED_FROM
 from training.data.words import word_groups, word_spans
-from training.generation import generate, rank, read_source
+from training.generation import distinct, generate, rank, read_source
 
 MASKED_SHARE = 0.15
 """Of the words outside entities, before sentences are drawn."""
@@ -69,7 +69,8 @@ def paraphrase(recognizer: Recognizer, document: Document, recipe: Recipe) -> Pa
 
     Raises:
         MissingHeadError: the model has no `language_model` or no `embedding` head.
-        ConfigError: the encoder is a foreign one, or the tokenizer has no token for masks.
+        ConfigError: the model was not taught to write similar sentences, its encoder is a foreign one, or its
+            tokenizer has no token for masks.
     """
     mentions = Mentions.of(document)
     if mentions is None or not document.entities:
@@ -119,21 +120,16 @@ def _project(
     text: str, mentions: Mentions, candidates: Sequence[str], refused: Counter[str]
 ) -> dict[str, tuple[Entity, ...]]:
     """The candidates that hold the mentions, with their entities; the others are counted."""
-    source, seen = bare(text), set[str]()
+    same = sum(bare(candidate) == bare(text) for candidate in candidates)
+    others = distinct(candidates, besides=(text,))
+    refused.update(same=same, duplicate=len(candidates) - same - len(others))
     labelled: dict[str, tuple[Entity, ...]] = {}
-    for candidate in candidates:
-        key = bare(candidate)
-        if key == source:
-            refused["same"] += 1
-        elif key in seen:
-            refused["duplicate"] += 1
+    for candidate in others:
+        entities = mentions.project(candidate)
+        if isinstance(entities, str):
+            refused[entities] += 1
         else:
-            seen.add(key)
-            entities = mentions.project(candidate)
-            if isinstance(entities, str):
-                refused[entities] += 1
-            else:
-                labelled[candidate] = entities
+            labelled[candidate] = entities
     return labelled
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,9 +21,19 @@ from ner_service.model.batch import pad, pad_pairs
 from ner_service.model.config import Heads, HuggingFaceConfig, RoFormerV2Config
 from ner_service.model.text_model import TextModel
 from ner_service.recognizer import Recognizer, Vectors
+from ner_service.records import unstructure
 from ner_service.text.tokenizer import TextTokenizer
 from ner_service.types import Encoding
-from tests.training.paraphraser import PAIRS, paraphraser, random_model, small_encoder, small_tokenizer, writer
+from tests.training.paraphraser import (
+    PAIRS,
+    bundle_of_pairs,
+    paraphraser,
+    random_model,
+    small_encoder,
+    small_tokenizer,
+    writer,
+)
+from training.config import ObjectivesConfig, SimilarityConfig
 from training.generation import (
     Sampling,
     Similar,
@@ -251,12 +262,12 @@ def test_equal_sources_are_read_once_and_written_for_as_if_read_each() -> None:
 @pytest.mark.parametrize("same", ["李雷住在西安。", " 李雷 住在\n西安。", "李雷住在西安｡"])
 def test_s7_the_source_is_never_returned(same: str) -> None:
     source, other = "李雷住在西安。", "李雷住在南京。"
-    assert distinct(source, [other, same, other, f"{other} ", "", " "]) == [other]
+    assert distinct([other, same, other, f"{other} ", "", " "], besides=(source, "")) == [other]
 
 
 def test_s7_one_character_makes_another_sentence() -> None:
     """The must-fail twin."""
-    assert distinct("Ann ran.", ["Ann ran", "ann ran."]) == ["Ann ran", "ann ran."]
+    assert distinct(["Ann ran", "ann ran.", ""], besides=("Ann ran.",)) == ["Ann ran", "ann ran.", ""]
 
 
 def test_s7_a_model_that_repeats_its_source_gives_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -323,6 +334,35 @@ def test_a_missing_head_is_refused(tiny_bundle: Bundle, tiny_embedding_bundle: B
     heads = Heads(language_model=mute.config.heads.language_model)
     with pytest.raises(MissingHeadError, match="no 'embedding' head; it has: language_model"):
         similar_sentences(writer(random_model(mute.config.encoder, heads)), "a")
+
+
+def taught_by(run: Mapping[str, object]) -> Recognizer:
+    bundle = bundle_of_pairs()
+    return Recognizer(replace(bundle, manifest=replace(bundle.manifest, run=run)), torch.device("cpu"))
+
+
+def run_of(**options: object) -> dict[str, object]:
+    objectives = ObjectivesConfig(similarity=SimilarityConfig(**options))  # type: ignore[arg-type]
+    return {"objectives": unstructure(objectives)}
+
+
+@pytest.mark.parametrize(
+    ("run", "found"),
+    [
+        (run_of(generation=0.0), "found generation 0.0, stage 'contrast'"),
+        (run_of(stage="supervised"), "found generation 1.0, stage 'supervised'"),
+        ({"name": "spans alone"}, "found none"),
+    ],
+)
+def test_a_model_that_was_not_taught_to_write_is_refused(run: Mapping[str, object], found: str) -> None:
+    with pytest.raises(ConfigError, match=rf"run\.objectives\.similarity of 'writer': {found}, expected generation"):
+        similar_sentences(taught_by(run), "a")
+
+
+@pytest.mark.parametrize("run", [{}, run_of(), run_of(stage="distillation", teacher="teacher", generation=0.5)])
+def test_one_that_was_or_tells_nothing_is_not(run: Mapping[str, object]) -> None:
+    """The twin; it has the same heads."""
+    assert similar_sentences(taught_by(run), PAIRS[0][0], num_samples=4, generator=seeded())
 
 
 def test_a_foreign_encoder_is_refused() -> None:

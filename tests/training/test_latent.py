@@ -26,7 +26,7 @@ from training.config import DataConfig, ModelSection, ObjectivesConfig, RunConfi
 from training.data.raw import RawCorpus
 from training.data.sources import Corpus
 from training.data.tokenizer_training import train_tokenizer
-from training.latent import Autoencoder, lerp, slerp
+from training.latent import Autoencoder, Written, lerp, slerp
 from training.objectives.univae import UniVAEObjective
 from training.preparation import Setup, heads_of
 
@@ -94,18 +94,22 @@ def gaussian() -> Recognizer:
     return Recognizer(setup.bundle(weights, {}), torch.device("cpu"))
 
 
+def whole(*texts: str) -> list[Written]:
+    return [Written(text, finished=True) for text in texts]
+
+
 class Recording(Autoencoder):
     """Keeps the codes that it was to write from."""
 
     codes: list[Tensor]
 
-    def write(self, codes: list[Tensor]) -> list[str]:
+    def write(self, codes: list[Tensor]) -> list[Written]:
         self.codes = codes
         return super().write(codes)
 
 
 def test_sentences_known_by_heart_are_written_again(trained: Recognizer) -> None:
-    assert Autoencoder(trained).reconstruct(SENTENCES) == list(SENTENCES)
+    assert Autoencoder(trained).reconstruct(SENTENCES) == whole(*SENTENCES)
     assert Autoencoder(trained).reconstruct([]) == []
 
 
@@ -113,12 +117,12 @@ def test_u2_from_codes_of_another_text_that_text_is_written(trained: Recognizer)
     """The twin: what is written hangs on the codes, and on every text's own."""
     model = Autoencoder(trained)
     codes = [code_NS.flip(0) for code_NS in model.encode(SENTENCES)]
-    assert model.write(codes) == list(reversed(SENTENCES))
+    assert model.write(codes) == whole(*reversed(SENTENCES))
 
 
 def test_many_texts_are_taken_in_turns(trained: Recognizer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("training.latent.TEXTS_AT_ONCE", 4)
-    assert Autoencoder(trained).reconstruct([*SENTENCES, SENTENCES[0]]) == [*SENTENCES, SENTENCES[0]]
+    assert Autoencoder(trained).reconstruct([*SENTENCES, SENTENCES[0]]) == whole(*SENTENCES, SENTENCES[0])
 
 
 def test_u6_the_likeliest_tokens_are_those_of_the_decoder_in_one_pass(trained: Recognizer) -> None:
@@ -139,12 +143,16 @@ def test_u6_the_likeliest_tokens_are_those_of_the_decoder_in_one_pass(trained: R
         ids.append(int(logits_TV[-1].argmax()))
         if ids[-1] in tokenizer.end_ids:
             break
-    assert written == tokenizer.decode(ids)
+    assert written == Written(tokenizer.decode(ids), finished=ids[-1] in tokenizer.end_ids)
 
 
 def test_a_text_has_at_most_so_many_tokens(trained: Recognizer) -> None:
-    [written] = Autoencoder(trained, max_tokens=3).reconstruct([SENTENCES[3]])
-    assert written == SENTENCES[3][:3]
+    """Its end among them: a text that is cut says so, one that comes to its end with the last token does not."""
+    text, num_tokens = SENTENCES[3], len(SENTENCES[3])
+    for max_tokens in (3, num_tokens):
+        cut = Written(text[:max_tokens], finished=False)
+        assert Autoencoder(trained, max_tokens=max_tokens).reconstruct([text]) == [cut]
+    assert Autoencoder(trained, max_tokens=num_tokens + 1).reconstruct([text]) == whole(text)
 
 
 def test_codes_do_not_depend_on_what_is_read_with_them(trained: Recognizer) -> None:
@@ -188,14 +196,15 @@ def test_one_scale_is_drawn_anew_and_the_other_kept(trained: Recognizer, layer: 
 
 def test_with_no_scale_or_every_scale_anew(trained: Recognizer) -> None:
     """The text itself; or what is drawn without it."""
-    assert Autoencoder(trained).resample(SENTENCES[0], [], 3) == [SENTENCES[0]] * 3
+    assert Autoencoder(trained).resample(SENTENCES[0], [], 3) == whole(SENTENCES[0]) * 3
     assert Autoencoder(trained, seed=4).resample(SENTENCES[0], LAYERS, 6) == Autoencoder(trained, seed=4).sample(6)
 
 
 def test_an_interpolation_begins_and_ends_with_its_texts(trained: Recognizer) -> None:
     model = Recording(trained)
     written = model.interpolate(SENTENCES[0], SENTENCES[4], 7)
-    assert (written[0], written[-1], len(written)) == (SENTENCES[0], SENTENCES[4], 7)
+    assert [written[0], written[-1]] == whole(SENTENCES[0], SENTENCES[4])
+    assert len(written) == 7
     for code_NS in model.codes:
         torch.testing.assert_close(code_NS.norm(dim=-1), torch.ones(7), rtol=0, atol=1e-6)
 
@@ -203,7 +212,7 @@ def test_an_interpolation_begins_and_ends_with_its_texts(trained: Recognizer) ->
 @pytest.mark.parametrize("layer", LAYERS)
 def test_one_scale_moves_alone(trained: Recognizer, layer: int) -> None:
     model = Recording(trained)
-    assert model.interpolate(SENTENCES[0], SENTENCES[4], 4, [layer])[0] == SENTENCES[0]
+    assert model.interpolate(SENTENCES[0], SENTENCES[4], 4, [layer])[0] == Written(SENTENCES[0], finished=True)
     ends = model.encode([SENTENCES[0], SENTENCES[4]])
     for number, code_NS, end_2S in zip(LAYERS, model.codes, ends, strict=True):
         last_S = end_2S[1] if number == layer else end_2S[0]

@@ -63,6 +63,7 @@ def test_what_is_made_of_a_made_document_names_the_first_source(monkeypatch: pyt
         ("same", "Ada  Park lives in Leeds ."),
         ("duplicate", f" {GOOD}"),
         ("entities", "Leeds has Ada."),
+        ("entities", ""),
         ("entities", "Leeds has Ada Parker."),
     ],
 )

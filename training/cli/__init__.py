@@ -8,6 +8,7 @@ from training.cli import latent
 from training.cli.augment import augment
 from training.cli.bundles import evaluate, export
 from training.cli.runs import init, pretrain, train
+from training.cli.similar import similar
 
 app = typer.Typer(
     help="Train, evaluate and export named-entity models.",
@@ -15,6 +16,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for verb in (init, train, pretrain, evaluate, export, augment):
+for verb in (init, train, pretrain, evaluate, export, augment, similar):
     app.command()(verb)
 app.add_typer(latent.app, name="latent")

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from ner_service.errors import ConfigError
 from ner_service.formats import FORMATS, read_documents, write_documents
 from ner_service.recognizer import Recognizer
 from ner_service.terminal import console, refusals, say
@@ -56,6 +57,8 @@ def augment(
 ) -> None:
     """Write new documents: sentences like those given, with the same entities."""
     with refusals():
+        if output.resolve() == data.resolve():
+            raise ConfigError(f"--output: found {output}, the documents themselves; expected another file")
         recognizer = Recognizer.load(bundle, device)
         documents = list(read_documents(data, format))
         recipe = Recipe(per_document=per_document, threshold=threshold, num_samples=samples, seed=seed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -17,7 +18,7 @@ from ner_service.formats.lines import read_lines
 from ner_service.recognizer import Recognizer
 from ner_service.terminal import refusals
 from training.cli.options import Device, Json
-from training.latent import Autoencoder
+from training.latent import Autoencoder, Written
 
 app = typer.Typer(
     help="Write texts from latent codes: those of other texts, drawn ones, ones between two texts.",
@@ -26,7 +27,7 @@ app = typer.Typer(
 
 Bundle = Annotated[Path, typer.Argument(help="A bundle with the heads `latent` and `language_model`.")]
 Layers = Annotated[list[int] | None, typer.Option("--layer", help="A latent layer, counted from 1; may be repeated.")]
-MaxTokens = Annotated[int, typer.Option(min=1, help="Tokens that a text has at most.")]
+MaxTokens = Annotated[int, typer.Option(min=1, help="Most tokens of a text; … marks a cut.")]
 TopP = Annotated[
     float, typer.Option(min=0, max=1, help="Share of probability that tokens are drawn from; 0: the likeliest.")
 ]
@@ -51,12 +52,15 @@ def reconstruct(
         given = [line.text for line in read_lines(file) if line.text.strip()] if file else texts or []
         written = _load(bundle, device, max_tokens, top_p, seed).reconstruct(given)
         if as_json:
-            rows = [{"text": text, "reconstruction": again} for text, again in zip(given, written, strict=True)]
+            rows = [
+                {"text": text, "reconstruction": again.text, "finished": again.finished}
+                for text, again in zip(given, written, strict=True)
+            ]
             print(json.dumps(rows, ensure_ascii=False))
             return
         table = Table("text", "written again")
         for text, again in zip(given, written, strict=True):
-            table.add_row(Text(text), Text(again))
+            table.add_row(Text(text), Text(_marked(again)))
         Console().print(table)
 
 
@@ -103,9 +107,14 @@ def _load(bundle: Path, device: str, max_tokens: int, top_p: float, seed: int) -
     return Autoencoder(Recognizer.load(bundle, device), max_tokens=max_tokens, top_p=top_p, seed=seed)
 
 
-def _print(texts: Sequence[str], as_json: bool) -> None:
+def _print(texts: Sequence[Written], as_json: bool) -> None:
     """A text a line, or one list."""
     if as_json:
-        print(json.dumps(texts, ensure_ascii=False))
+        print(json.dumps([asdict(written) for written in texts], ensure_ascii=False))
     else:
-        print("\n".join(texts))
+        print("\n".join(map(_marked, texts)))
+
+
+def _marked(written: Written) -> str:
+    """The text, with a mark where it is cut."""
+    return written.text if written.finished else f"{written.text} …"

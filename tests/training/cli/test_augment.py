@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -101,6 +102,31 @@ def test_a_bundle_that_cannot_write_is_refused(tiny_bundle_folder: Path, folder:
     result = invoke(tiny_bundle_folder, folder / "train.jsonl", "-o", tmp_path / "more.jsonl")
     assert result.exit_code == 1
     assert result.stderr == "error: the model has no 'language_model' head; it has: spans\n"
+
+
+def test_the_documents_themselves_are_not_written_over(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By whatever name, and before the bundle is read."""
+    data = tmp_path / "train.jsonl"
+    write_documents(DOCUMENTS, data)
+    before = data.read_bytes()
+    monkeypatch.chdir(tmp_path)
+    for output in (data, "train.jsonl", tmp_path / "." / "nowhere" / ".." / "train.jsonl"):
+        result = invoke(folder / "missing", data, "-o", output)
+        assert result.exit_code == 1
+        assert result.stderr.endswith("the documents themselves; expected another file\n")
+    assert data.read_bytes() == before
+
+
+def test_a_bundle_that_was_not_taught_to_write_is_refused(folder: Path, tmp_path: Path) -> None:
+    bundle = bundle_of_pairs()
+    run = {"name": "vectors", "objectives": {"similarity": {"generation": 0.0}, "masked_language_model": {}}}
+    replace(bundle, manifest=replace(bundle.manifest, run=run)).save(tmp_path / "bundle")
+    result = invoke(tmp_path / "bundle", folder / "train.jsonl", "-o", tmp_path / "more.jsonl")
+    assert result.exit_code == 1
+    assert "found generation 0.0, stage 'contrast', expected generation above 0" in result.stderr
+    assert not (tmp_path / "more.jsonl").exists()
 
 
 def test_what_was_made_follows_its_source(folder: Path) -> None:

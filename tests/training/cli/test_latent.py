@@ -15,7 +15,7 @@ from ner_service.model.config import Heads, LanguageModelConfig, LatentConfig
 from ner_service.model.text_model import TextModel
 from ner_service.recognizer import Recognizer
 from training.cli.latent import app
-from training.latent import Autoencoder
+from training.latent import Autoencoder, Written
 
 TEXTS = ["Ada wrote to Charles.", "王医生去了广州。"]
 SHORT = ("--max-tokens", 12, "--device", "cpu")
@@ -62,11 +62,32 @@ def model(bundle: Path) -> Autoencoder:
 def test_reconstruct_writes_texts_or_the_lines_of_a_file(bundle: Path, model: Autoencoder, tmp_path: Path) -> None:
     file = tmp_path / "texts.txt"
     file.write_text(f"{TEXTS[0]}\n\n{TEXTS[1]}\n", encoding="utf-8")
-    expected = [{"text": text, "reconstruction": model.reconstruct([text])[0]} for text in TEXTS]
+    again = [model.reconstruct([text])[0] for text in TEXTS]
+    expected = [
+        {"text": text, "reconstruction": written.text, "finished": written.finished}
+        for text, written in zip(TEXTS, again, strict=True)
+    ]
     for given in (TEXTS, ["--file", file]):
         [line] = lines("reconstruct", bundle, *given, "--json", *SHORT)
         assert json.loads(line) == expected
-    assert expected[0]["reconstruction"] != expected[1]["reconstruction"]
+    assert again[0] != again[1]
+
+
+def shown(texts: list[Written]) -> list[str]:
+    return [written.text + ("" if written.finished else " …") for written in texts]
+
+
+def plain(texts: list[Written]) -> list[dict[str, object]]:
+    return [{"text": written.text, "finished": written.finished} for written in texts]
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_text_that_is_cut_is_marked(bundle: Path, finished: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Autoencoder, "write", lambda model, codes: [Written("Ada wr", finished)] * len(codes[0]))
+    for arguments in (["reconstruct", bundle, "a"], ["sample", bundle], ["interpolate", bundle, "a", "b"]):
+        assert ("Ada wr …" in "\n".join(lines(*arguments, *SHORT))) != finished
+        [line] = lines(*arguments, "--json", *SHORT)
+        assert {row["finished"] for row in json.loads(line)} == {finished}
 
 
 def test_reconstruct_shows_a_table(bundle: Path) -> None:
@@ -83,25 +104,25 @@ def test_reconstruct_wants_texts_or_a_file(bundle: Path, given: list[str]) -> No
 def test_sample_prints_a_text_a_line(bundle: Path) -> None:
     expected = Autoencoder(Recognizer.load(bundle, "cpu"), max_tokens=12, seed=3).sample(4)
     assert len(set(expected)) > 1
-    assert lines("sample", bundle, "--num", 4, "--seed", 3, *SHORT) == expected
+    assert lines("sample", bundle, "--num", 4, "--seed", 3, *SHORT) == shown(expected)
     [line] = lines("sample", bundle, "--num", 4, "--seed", 3, "--json", *SHORT)
-    assert json.loads(line) == expected
+    assert json.loads(line) == plain(expected)
     assert len(lines("sample", bundle, *SHORT)) == 10
-    assert lines("sample", bundle, "--num", 4, "--seed", 4, *SHORT) != expected
+    assert lines("sample", bundle, "--num", 4, "--seed", 4, *SHORT) != shown(expected)
 
 
 def test_sample_like_a_text_draws_the_given_layers(bundle: Path, model: Autoencoder) -> None:
     expected = model.resample(TEXTS[0], [2], 3)
-    assert lines("sample", bundle, "--num", 3, "--like", TEXTS[0], "--layer", 2, *SHORT) == expected
+    assert lines("sample", bundle, "--num", 3, "--like", TEXTS[0], "--layer", 2, *SHORT) == shown(expected)
 
 
 def test_interpolate_prints_a_text_a_line(bundle: Path, model: Autoencoder) -> None:
     expected = model.interpolate(*TEXTS, 5)
     assert expected[0] != expected[-1]
-    assert lines("interpolate", bundle, *TEXTS, *SHORT) == expected
-    assert lines("interpolate", bundle, *TEXTS, "--layer", 2, *SHORT) == expected
+    assert lines("interpolate", bundle, *TEXTS, *SHORT) == shown(expected)
+    assert lines("interpolate", bundle, *TEXTS, "--layer", 2, *SHORT) == shown(expected)
     [line] = lines("interpolate", bundle, *TEXTS, "--num", 3, "--json", *SHORT)
-    assert json.loads(line) == [expected[0], expected[2], expected[4]]
+    assert json.loads(line) == plain([expected[0], expected[2], expected[4]])
 
 
 @pytest.mark.parametrize("options", [["--like", "a text"], ["--layer", "2"]])
