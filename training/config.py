@@ -141,6 +141,11 @@ class UniVAEConfig(WeightConfig):
     batch_tokens: int = 512
     max_tokens: int = 64
 
+    def __post_init__(self) -> None:
+        WeightConfig.__post_init__(self)
+        _check("batch_tokens", self.batch_tokens, self.batch_tokens >= 1, "1 or more")
+        _check("max_tokens", self.max_tokens, self.max_tokens >= 1, "1 or more")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SimilarityConfig(WeightConfig):
@@ -168,9 +173,14 @@ class SimilarityConfig(WeightConfig):
 
     def __post_init__(self) -> None:
         WeightConfig.__post_init__(self)
+        _check("mine", self.mine, self.mine is None or 0.0 < self.mine <= 1.0, "above 0 and up to 1")
+        _check("size", self.size, self.size >= 1, "1 or more")
+        _check("scale", self.scale, self.scale > 0, "above 0")
+        _check("generation", self.generation, self.generation >= 0, "0 or more")
         _check("noise", self.noise, 0.0 <= self.noise <= 1.0, "0 to 1")
         _check("batch_pairs", self.batch_pairs, self.batch_pairs >= 2, "2 or more")
         _check("chunk_pairs", self.chunk_pairs, self.chunk_pairs >= 1, "1 or more")
+        _check("max_tokens", self.max_tokens, self.max_tokens >= 1, "1 or more")
         if (self.stage == "distillation") != (self.teacher is not None):
             raise ValueError(f"stage {self.stage!r}, teacher {self.teacher!r}: expected a teacher to distil from")
 
@@ -186,6 +196,8 @@ class MaskedLanguageModelConfig(WeightConfig):
     def __post_init__(self) -> None:
         WeightConfig.__post_init__(self)
         _check("share", self.share, 0.0 < self.share < 1.0, "above 0 and below 1")
+        _check("batch_tokens", self.batch_tokens, self.batch_tokens >= 1, "1 or more")
+        _check("max_tokens", self.max_tokens, self.max_tokens >= 1, "1 or more")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -202,8 +214,8 @@ class RegularisationConfig:
     """What is done to each step; 0 is off.
 
     `r_drop` is R-Drop's alpha: two passes with different dropout should agree. `fgm` is the length of the step that
-    moves the token embeddings against the model before a second backward pass. `ema` is the share of the averaged
-    weights that stays from one step to the next; the averaged weights are evaluated and kept.
+    moves the token embeddings against the model before a second backward pass. Both touch the spans alone. `ema` is the
+    share of the averaged weights that stays from one step to the next; the averaged weights are evaluated and kept.
     """
 
     r_drop: float = 0.0
@@ -220,8 +232,8 @@ class RegularisationConfig:
 class RunConfig:
     """A complete run.
 
-    Dev is measured after every `evaluate_every` epochs and after the last one. `patience` is the number of epochs
-    without a better dev score after which the run stops early.
+    Dev is measured after every `evaluate_every` epochs and after the last one. `patience` is the number of measures in
+    a row without a better dev score after which the run stops early. A value that cannot act is refused.
     """
 
     name: str
@@ -245,6 +257,13 @@ class RunConfig:
     def __post_init__(self) -> None:
         _check("epochs", self.epochs, self.epochs >= 1, "1 or more")
         _check("evaluate_every", self.evaluate_every, self.evaluate_every >= 1, "1 or more")
+        for name in ("r_drop", "fgm"):
+            value = getattr(self.regularisation, name)
+            idle = value and not self.data.train
+            _check(f"regularisation.{name}", value, not idle, "0 without data.train: it touches the spans alone")
+        mine = self.objectives.similarity.mine if self.objectives.similarity else None
+        fits = mine is None or not self.data.pairs
+        _check("objectives.similarity.mine", mine, fits, "none beside data.pairs: the pairs are those of the files")
 
 
 def load_run(path: Path, overrides: Sequence[str] = ()) -> RunConfig:

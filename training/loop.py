@@ -10,17 +10,21 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias, cast
 
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
+from ner_service.errors import ConfigError
 from training.evaluation import compare, predict
-from training.objectives import Weighted
+from training.objectives import MeasuredObjective, Weighted
 from training.preparation import Setup
 from training.state import EpochRecord, State
-from training.steps import seed_step, set_learning_rate, sum_gradients, sum_over_processes
+from training.steps import average_over_processes, seed_step, set_learning_rate, sum_gradients, sum_over_processes
+
+Measure: TypeAlias = tuple[dict[str, float], float | None]
+"""What was measured on what is held out, and the one number made of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,19 +40,22 @@ class Progress:
 
 
 def train(setup: Setup, state: State, accelerator: Accelerator) -> Iterator[Progress]:
-    """Train from where `state` is to the end of the run, or until the dev score has not risen for `patience` epochs.
+    """Train from where `state` is to the end of the run, or until `patience` measures in a row brought no better score.
 
-    The first objective's batches make the steps of an epoch; the others' are taken in their order, and again from the
-    first where they run out. A step's batches are dealt out to the processes in turn; an objective's gradient is that
-    of all its batches, summed over the processes and divided by the count of all their terms, whatever the number of
-    processes.
+    One objective leads: its batches make the steps of an epoch. That is the spans where there are documents, else the
+    objective with the most steps. The others' batches are taken in their order, and again from the first where they run
+    out. A step's batches are dealt out to the processes in turn; an objective's gradient is that of all its batches,
+    summed over the processes and divided by the count of all their terms, whatever the number of processes.
+
+    Raises:
+        ConfigError: an epoch's loss or dev score is not a finite number.
     """
     run = setup.run
     parameters = list(state.parameters())
     while state.epoch < run.epochs and not _out_of_patience(state, run.patience):
         state.model.train()
         plans = [weighted.objective.steps(state.epoch) for weighted in state.objectives]
-        num_steps = len(plans[0])
+        num_steps = len(plans[0]) if setup.corpus.train else max(map(len, plans))
         while state.step < num_steps:
             progress = (state.epoch + state.step / num_steps) / run.epochs
             set_learning_rate(state.optimizer, progress, run.optimizer)
@@ -89,9 +96,11 @@ def _update(state: State, parameters: list[nn.Parameter], clip_norm: float) -> N
 
 def _finish_epoch(setup: Setup, state: State, accelerator: Accelerator, num_steps: int) -> EpochRecord:
     """Evaluate on the main process, tell the others, keep the best weights, move on to the next epoch."""
+    _share_buffers(state, accelerator)
     due = (state.epoch + 1) % setup.run.evaluate_every == 0 or state.epoch + 1 == setup.run.epochs
     with state.average.applied(state.model) if state.average else nullcontext():
-        measured = [_measure(setup, state) if due and accelerator.is_main_process else ({}, -math.inf)]
+        nothing: Measure = ({}, None)
+        measured = [_measure(setup, state) if due and accelerator.is_main_process else nothing]
         broadcast_object_list(measured)
         dev, score = measured[0]
         record = EpochRecord(
@@ -101,20 +110,39 @@ def _finish_epoch(setup: Setup, state: State, accelerator: Accelerator, num_step
             dev=dev,
             score=score,
         )
-        if due and (state.best is None or record.score > state.best.score):
+        _check_finite(record)
+        state.history.append(record)
+        if state.best is record:
             state.best_weights = weights_of(state.model)
-    state.history.append(record)
     state.epoch, state.step, state.loss_sum, state.loss_sums = state.epoch + 1, 0, 0.0, {}
     return record
 
 
-def _measure(setup: Setup, state: State) -> tuple[dict[str, float], float]:
+def _share_buffers(state: State, accelerator: Accelerator) -> None:
+    """Every process saw other batches: the statistics that it kept of them (batch norms) become the mean of all."""
+    names = {name for name, _ in state.model.named_buffers()}
+    for tensors in (state.model.state_dict(), state.average.weights if state.average else {}):
+        kept = [tensor for name, tensor in tensors.items() if name in names and tensor.is_floating_point()]
+        average_over_processes(kept, accelerator)
+
+
+def _check_finite(record: EpochRecord) -> None:
+    if not (math.isfinite(record.loss) and math.isfinite(record.score or 0.0)):
+        raise ConfigError(
+            f"epoch {record.epoch + 1}: found the losses {dict(record.losses)} and, on what is held out, "
+            f"{dict(record.dev)}, expected finite numbers; try a lower learning rate"
+        )
+
+
+def _measure(setup: Setup, state: State) -> Measure:
     """F1 on the dev documents, where there are some; else every objective's loss on what it holds out."""
     if setup.corpus.dev:
         f1 = compare(setup.corpus.dev, predict(setup.recognizer(state.model), setup.corpus.dev)).micro.f1
         return {"f1": f1}, f1
     state.model.eval()
-    dev = {weighted.name: weighted.objective.dev_loss() for weighted in state.objectives}
+    # Only the spans cannot measure themselves, and where they are learnt there are dev documents.
+    objectives = {weighted.name: cast(MeasuredObjective[Any], weighted.objective) for weighted in state.objectives}
+    dev = {name: objective.dev_loss() for name, objective in objectives.items()}
     total = sum(weighted.weight.weight * dev[weighted.name] for weighted in state.objectives)
     return dev, -total
 
@@ -127,4 +155,5 @@ def weights_of(model: nn.Module) -> dict[str, Tensor]:
 def _out_of_patience(state: State, patience: int | None) -> bool:
     if patience is None or state.best is None:
         return False
-    return state.history[-1].epoch - state.best.epoch >= patience
+    since = state.history[state.best.epoch + 1 :]
+    return sum(record.score is not None for record in since) >= patience

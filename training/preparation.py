@@ -28,10 +28,23 @@ from training.data.tokenizer_training import train_tokenizer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Started:
+    """What a run starts from, and its heads: `kept` came along with the encoder, `anew` are of the run alone or differ
+    from those there, `left` are there alone.
+    """
+
+    name: str
+    kept: tuple[str, ...]
+    anew: tuple[str, ...]
+    left: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Setup:
     """A run that is ready to start.
 
-    `weights` are those it starts from, by our names; empty from random. Relative paths of bundles count from `folder`.
+    `weights` are those it starts from, by our names; empty from random, and then `started` is None. Relative paths of
+    bundles count from `folder`.
     """
 
     run: RunConfig
@@ -40,6 +53,7 @@ class Setup:
     config: ModelConfig
     weights: Mapping[str, Tensor]
     folder: Path = Path()
+    started: Started | None = None
 
     def build_model(self) -> TextModel:
         """The model at the start of the run, with what it has in common with the one it starts from."""
@@ -98,10 +112,13 @@ def prepare(run: RunConfig, folder: Path, data_folder: Path) -> Setup:
         tokenizer = _tokenizer(run, corpus, folder)
         encoder = _encoder(run.model.encoder or {}, tokenizer.vocab_size)
         weights: Mapping[str, Tensor] = {}
+        started = None
     else:
-        tokenizer, encoder, weights = _start(run.model.start_from, folder, corpus.labels, heads)
+        tokenizer, encoder, weights, started = _start(run.model.start_from, folder, corpus.labels, heads)
     config = ModelConfig(encoder=encoder, heads=heads)
-    return Setup(run=run, corpus=corpus, tokenizer=tokenizer, config=config, weights=weights, folder=folder)
+    return Setup(
+        run=run, corpus=corpus, tokenizer=tokenizer, config=config, weights=weights, folder=folder, started=started
+    )
 
 
 def heads_of(run: RunConfig) -> Heads:
@@ -149,15 +166,43 @@ def _encoder(table: Mapping[str, object], vocab_size: int) -> EncoderConfig:
 
 def _start(
     name: str, folder: Path, labels: LabelSet, heads: Heads
-) -> tuple[TextTokenizer, EncoderConfig, dict[str, Tensor]]:
+) -> tuple[TextTokenizer, EncoderConfig, dict[str, Tensor], Started]:
     """A bundle's encoder, and its heads that are the run's too; or a foreign encoder."""
     if (folder / name / MANIFEST).is_file():
         bundle = Bundle.load(folder / name)
-        theirs = bundle.manifest.model.heads
-        kept = {head.name for head in fields(Heads) if getattr(theirs, head.name) == getattr(heads, head.name)}
-        if bundle.manifest.labels != labels.names:
-            kept.discard("spans")
-        weights = {key: value for key, value in bundle.weights.items() if key.split(".")[0] in {"encoder", *kept}}
-        return bundle.tokenizer, bundle.manifest.model.encoder, weights
+        started = _compare(name, bundle.manifest, labels, heads)
+        kept = {"encoder", *started.kept}
+        weights = {key: value for key, value in bundle.weights.items() if key.split(".")[0] in kept}
+        return bundle.tokenizer, bundle.manifest.model.encoder, weights, started
+    if _is_path(name) and not (folder / name).exists():
+        raise ConfigError(
+            f"model.start_from: found nothing at {(folder / name).absolute()}, expected a bundle or a checkpoint; "
+            f"a relative path counts from the run's folder, not from here: {Path(name).absolute()}"
+        )
     foreign = load_checkpoint(str(folder / name) if (folder / name).is_dir() else name)
-    return foreign.tokenizer, foreign.config, {f"encoder.{key}": value for key, value in foreign.weights.items()}
+    weights = {f"encoder.{key}": value for key, value in foreign.weights.items()}
+    started = Started(name=name, kept=(), anew=_present(heads), left=())
+    return foreign.tokenizer, foreign.config, weights, started
+
+
+def _compare(name: str, manifest: Manifest, labels: LabelSet, heads: Heads) -> Started:
+    """Heads come along where they are configured alike; those of spans, where the labels are the same too."""
+    ours, theirs = _present(heads), _present(manifest.model.heads)
+    alike = {head for head in ours if getattr(manifest.model.heads, head) == getattr(heads, head)}
+    if manifest.labels != labels.names:
+        alike.discard("spans")
+    return Started(
+        name=name,
+        kept=tuple(head for head in ours if head in alike),
+        anew=tuple(head for head in ours if head not in alike),
+        left=tuple(head for head in theirs if head not in ours),
+    )
+
+
+def _present(heads: Heads) -> tuple[str, ...]:
+    return tuple(head.name for head in fields(Heads) if getattr(heads, head.name) is not None)
+
+
+def _is_path(name: str) -> bool:
+    """Whether a name can be no hub's (`model` or `owner/model`), or names something in the working directory."""
+    return name.startswith((".", "~")) or name.count("/") > 1 or Path(name).is_absolute() or Path(name).exists()

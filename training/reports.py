@@ -13,6 +13,7 @@ from rich.text import Text
 from training.data.targets import Unrepresentable
 from training.evaluation import Report, Score
 from training.loop import Progress as RunProgress
+from training.preparation import Started
 
 SHOWN = 10
 """Entries of a list that are shown before it is cut short with a count."""
@@ -46,6 +47,13 @@ def lost_table(lost: list[Unrepresentable]) -> Table:
     if len(lost) > SHOWN:
         table.caption = f"and {len(lost) - SHOWN} more"
     return table
+
+
+def start_line(started: Started) -> str:
+    """What a run took along from where it starts, and what not."""
+    parts = {"taken along": ("encoder", *started.kept), "anew": started.anew, "left behind": started.left}
+    listed = "; ".join(f"{what}: {', '.join(names)}" for what, names in parts.items() if names)
+    return f"Starts from {started.name}; {listed}"
 
 
 def show_progress(progress: Iterable[RunProgress], num_epochs: int, console: Console) -> Iterator[RunProgress]:

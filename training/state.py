@@ -22,14 +22,14 @@ class EpochRecord:
 
     `loss` is the mean weighted loss of its steps, `losses` the unweighted ones by objective. `dev` is what was measured
     on what is held out: F1 at the model's thresholds, or losses by objective; `score` makes one number of it, the
-    higher the better. After an epoch without a measure `dev` is empty and `score` the lowest there is.
+    higher the better. After an epoch without a measure `dev` is empty and `score` None.
     """
 
     epoch: int
     loss: float
     losses: Mapping[str, float]
     dev: Mapping[str, float]
-    score: float
+    score: float | None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -53,8 +53,9 @@ class State:
 
     @property
     def best(self) -> EpochRecord | None:
-        """The epoch with the highest score, the first of equals."""
-        return max(self.history, key=lambda record: (record.score, -record.epoch), default=None)
+        """The measured epoch with the highest score, the first of equals."""
+        measured = [record for record in self.history if record.score is not None]
+        return max(measured, key=lambda record: (record.score, -record.epoch), default=None)
 
     def parameters(self) -> Iterable[nn.Parameter]:
         """All that is trained."""

@@ -67,6 +67,13 @@ def sum_gradients(parameters: Iterable[Tensor], accelerator: Accelerator) -> Non
         tensor.grad = part.view_as(tensor)
 
 
+def average_over_processes(tensors: Iterable[Tensor], accelerator: Accelerator) -> None:
+    """Replace every tensor's values by their mean over all processes."""
+    if accelerator.num_processes > 1:
+        for tensor in tensors:
+            tensor.copy_(accelerator.reduce(tensor, reduction="mean"))
+
+
 class Adversarial(Generic[T]):
     """An objective whose every step is learnt twice: as it is, and after the token embeddings were moved against it.
 
@@ -81,7 +88,6 @@ class Adversarial(Generic[T]):
         self.objective = objective
         self.extra = objective.extra
         self.steps, self.count, self.num_tokens = objective.steps, objective.count, objective.num_tokens
-        self.dev_loss = objective.dev_loss
         self.embedding = embedding
         self.epsilon = epsilon
         self.accelerator = accelerator

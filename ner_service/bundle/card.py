@@ -50,7 +50,10 @@ def _use(manifest: Manifest) -> str:
         "ner-service recognize --model FOLDER TEXT_FILE": heads.spans,
         "ner-train train RUN --set model.start_from=FOLDER": not heads.spans,
     }
-    return "\n".join(["```", *(command for command, fits in commands.items() if fits), "```"])
+    lines = ["```", *(command for command, fits in commands.items() if fits), "```"]
+    if not heads.spans:
+        lines += ["", "`model.start_from` counts from the folder of RUN, so give FOLDER in full."]
+    return "\n".join(lines)
 
 
 def _metrics(metrics: Mapping[str, object]) -> str:
@@ -66,9 +69,9 @@ def _group(group: Mapping[str, object]) -> str:
     rows = {name: value for name, value in group.items() if isinstance(value, Mapping)}
     if not rows:
         return _table(("measure", "value"), [(name, _number(value)) for name, value in group.items()])
-    columns = list(next(iter(rows.values())))
+    columns = list(dict.fromkeys(column for row in rows.values() for column in row))
     return _table(
-        ("", *columns), [(name, *(_number(row.get(column)) for column in columns)) for name, row in rows.items()]
+        ("", *columns), [(name, *(_number(row.get(column, "")) for column in columns)) for name, row in rows.items()]
     )
 
 

@@ -88,5 +88,12 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def dump_manifest(manifest: Manifest) -> str:
-    """The manifest as JSON text; `read_manifest` gives it back."""
-    return json.dumps(unstructure(manifest), ensure_ascii=False, indent=2) + "\n"
+    """The manifest as JSON text; `read_manifest` gives it back.
+
+    Raises:
+        BundleError: a number in it is not finite, which JSON has no word for.
+    """
+    try:
+        return json.dumps(unstructure(manifest), ensure_ascii=False, indent=2, allow_nan=False) + "\n"
+    except ValueError as error:
+        raise BundleError(f"{MANIFEST}: found a number that is not finite, expected finite ones: {error}") from error

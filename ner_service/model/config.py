@@ -85,6 +85,10 @@ class EmbeddingConfig:
 
     size: int
 
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise ValueError(f"size: found {self.size}, expected 1 or more")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LanguageModelConfig:

@@ -24,7 +24,7 @@ from training.evaluation import Score, compare, full_report, predict
 from training.loop import train as run_loop
 from training.loop import weights_of
 from training.preparation import Setup, prepare
-from training.reports import lost_table, score_table, show_progress
+from training.reports import lost_table, score_table, show_progress, start_line
 from training.sample import write_sample
 from training.state import State
 
@@ -83,6 +83,8 @@ def _train(run: RunConfig, folder: Path, output: Path, data: Path | None, resume
     cpu = pick_device(run.device).type == "cpu"
     accelerator = Accelerator(cpu=cpu, mixed_precision="bf16" if run.precision == "bf16" else "no")
     setup = prepare(run, folder, data or folder)
+    if setup.started and accelerator.is_main_process:
+        say(start_line(setup.started))
     lost = setup.unrepresentable()
     if lost and accelerator.is_main_process:
         console.print(lost_table(lost))
@@ -91,9 +93,15 @@ def _train(run: RunConfig, folder: Path, output: Path, data: Path | None, resume
     if accelerator.is_main_process:
         metrics = _export(setup, state, accelerator.device, output / BUNDLE, len(lost))
         if as_json:
-            print(json.dumps(metrics, ensure_ascii=False))
-        verb = "ner-service serve --model " if run.data.train else "ner-train train RUN --set model.start_from="
-        say(f"Wrote {output / BUNDLE}. Next: {verb}{output / BUNDLE}")
+            print(json.dumps(metrics, ensure_ascii=False, allow_nan=False))
+        say(f"Wrote {output / BUNDLE}. Next: {_next(run, output / BUNDLE)}")
+
+
+def _next(run: RunConfig, bundle: Path) -> str:
+    """What to do with a bundle. A run starts from it by its full path: a relative one counts from the run's folder."""
+    if run.data.train:
+        return f"ner-service serve --model {bundle}"
+    return f"ner-train train RUN --set model.start_from={bundle.absolute()}"
 
 
 def _start(setup: Setup, accelerator: Accelerator, output: Path, resume: bool) -> State:
@@ -128,7 +136,7 @@ def _export(setup: Setup, state: State, device: torch.device, folder: Path, num_
         best = full_report(dev, predictions)
         sources = sorted({str(document.metadata["source"]) for document in dev})
         metrics |= {
-            "last_epoch_f1": state.history[-1].score,
+            "last_epoch_f1": state.history[-1].score,  # measured: a run ends after no other epoch
             "unrepresentable_entities": num_lost,
             **best.as_dict(),
             "sources": {source: _of_source(source, dev, predictions).as_dict() for source in sources},

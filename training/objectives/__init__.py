@@ -38,6 +38,13 @@ class Objective(Protocol[T]):
         """
         ...
 
+
+class MeasuredObjective(Objective[T], Protocol[T]):
+    """One that needs no documents, and so no dev documents either: it holds out some of what it learns from.
+
+    Asked for its loss where nothing else is measured.
+    """
+
     def dev_loss(self) -> float:
         """The mean loss over what is held out, without dropout.
 

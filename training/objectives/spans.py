@@ -31,7 +31,6 @@ class SpansObjective:
     def __init__(self, setup: Setup, model: TextModel, accelerator: Accelerator) -> None:
         self.run = setup.run
         self.documents = setup.corpus.train
-        self.dev_documents = setup.corpus.dev
         self.tokenizer = setup.tokenizer
         self.labels = setup.corpus.labels
         self.model = model
@@ -57,12 +56,6 @@ class SpansObjective:
             (total * scale).backward()
             summed += float(total.detach())
         return summed
-
-    @torch.no_grad()
-    def dev_loss(self) -> float:
-        examples, _ = encode_documents(self.dev_documents, self.tokenizer, self.run.window, self.labels)
-        batches = list(batches_of_epoch(examples, self.run.batch.tokens, seed=0, epoch=0))
-        return sum(float(self.loss(batch)) for batch in batches) / sum(map(self.count, batches))
 
     def loss(self, batch: list[Example]) -> Tensor:
         """The loss summed over texts and annotated labels; in training with R-Drop, if the run has it."""
