@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections import deque
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
@@ -21,12 +22,21 @@ _REST = r"""(?:[。！？!?；;”’」』）】》)\]]|["'](?=\s|$))*"""
 _END = re.compile(rf"[。！？!?；;]{_REST}|\.{_REST}(?=\s)")
 
 
-class TextStream:
-    """The lines of a corpus as one endless stream, in rounds of `round_lines`.
+@dataclass(frozen=True, slots=True)
+class _Open:
+    """A round with its number, and those after it; before the first one, no round of number -1."""
 
-    The files take turns, a line each, until all are exhausted; then they begin anew, so a round may hold the end of
-    the corpus and its beginning. Lines of white space alone are not counted, white space around a line is dropped.
-    A round depends on its index alone, whatever was read before.
+    number: int
+    lines: list[str]
+    rest: Iterator[tuple[int, list[str]]]
+
+
+class TextStream:
+    """The lines of a corpus in rounds of `round_lines`, over and over.
+
+    The files take turns, a line each, until all are exhausted. There a round ends, however short it is, and the next
+    one begins anew, so a round never holds a line twice that stands there once. Lines of white space alone are not
+    counted, white space around a line is dropped. A round depends on its index alone, whatever was read before.
 
     Raises:
         ConfigError: no path is given.
@@ -37,39 +47,44 @@ class TextStream:
             raise ConfigError("found no text file, expected at least one")
         self._paths = tuple(paths)
         self._round_lines = round_lines
-        self._last: tuple[int, list[str]] | None = None  # several readers ask for one round
-        self._open: dict[int, Iterator[str]] = {}  # the stream where the last round left it, by number of lines before
+        self._num_rounds: int | None = None  # of the whole corpus, once it was read to its end
+        self._open: _Open | None = None
 
     def round(self, index: int) -> list[str]:
-        """The lines from `index * round_lines` on, `round_lines` of them.
+        """The lines of a round, at least one and at most `round_lines`.
 
-        The round after the last one asked for is read on from there. Any other is found by reading the corpus once at
-        most, and then the part of it that comes before the round.
+        The last round is kept, for several readers ask for it; one after it is read on from there. Any other is found
+        by reading the corpus once at most, and then the part of it that comes before the round.
 
         Raises:
             DataError: a file cannot be read or holds a byte that is not UTF-8, or no file has any text.
         """
-        if self._last is not None and self._last[0] == index:
-            return self._last[1]
-        start = index * self._round_lines
-        stream = self._open.pop(start, None) or self._stream(start)
-        self._open.clear()
-        lines = list(islice(stream, self._round_lines))
-        self._open[start + self._round_lines] = stream
-        self._last = (index, lines)
-        return lines
+        if self._num_rounds is not None:
+            index %= self._num_rounds
+        place, self._open = self._open, None  # a fault leaves nothing open
+        if place is None or index < place.number:
+            place = _Open(-1, [], enumerate(self._once()))
+        while place.number < index:
+            following = next(place.rest, None)
+            if following is None:
+                return self._begin_anew(place.number, index)
+            place = _Open(*following, place.rest)
+        self._open = place
+        return place.lines
 
-    def _stream(self, start: int) -> Iterator[str]:
-        """The endless stream without its first `start` lines."""
-        while True:
-            num_lines = 0
-            for num_lines, line in enumerate(_take_turns(self._paths), start=1):
-                if num_lines > start:
-                    yield line
-            if not num_lines:
-                found = f"no text in any of the {len(self._paths)} files from this one on"
-                raise DataError(self._paths[0], None, f"found {found}, expected a paragraph a line")
-            start = start % num_lines if start >= num_lines else 0
+    def _begin_anew(self, last: int, index: int) -> list[str]:
+        """A round beyond the corpus, which ends with round `last`."""
+        if last < 0:
+            found = f"no text in any of the {len(self._paths)} files from this one on"
+            raise DataError(self._paths[0], None, f"found {found}, expected a paragraph a line")
+        self._num_rounds = last + 1
+        return self.round(index)
+
+    def _once(self) -> Iterator[list[str]]:
+        """The rounds of one pass over the corpus."""
+        lines = _take_turns(self._paths)
+        while found := list(islice(lines, self._round_lines)):
+            yield found
 
 
 def sentences(text: str) -> list[str]:
