@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ner_service.errors import ConfigError
-from ner_service.model.batch import Batch, UniLMMask, pack, pad, pad_targets
+from ner_service.model.batch import Batch, CausalMask, Mask, PaddingMask, UniLMMask, pack, pad, pad_targets
 from ner_service.model.config import (
     EncoderConfig,
     Heads,
@@ -65,11 +65,9 @@ def codes_of(model: TextModel, *texts: Sequence[int]) -> list[Tensor]:
     return [latent.z_Bd for latent in model.latent.encode(model.encoder, pad(texts, PAD))]
 
 
-def logits_of(
-    model: TextModel, codes: Sequence[Tensor], *written: Sequence[int], first_position: int = FIRST_POSITION
-) -> Tensor:
-    """Logits [B, T, V] of our decoder."""
-    batch = pad_targets(written, PAD, first_position=first_position)
+def logits_of(model: TextModel, codes: Sequence[Tensor], *written: Sequence[int], mask: Mask | None = None) -> Tensor:
+    """Logits [B, T, V] of our decoder, or under another mask than its own."""
+    batch = replace(pad_targets(written, PAD, first_position=FIRST_POSITION), mask=mask or CausalMask())
     hidden_BTD = model.encoder(batch, model.latent.caches(model.encoder, codes))
     return model.language_model(hidden_BTD, model.encoder.token_embedding.weight)
 
@@ -260,6 +258,15 @@ def test_u9_padding_behind_what_is_written_is_not_seen(model: TextModel) -> None
     padded = logits_of(model, twice, WRITTEN, (*WRITTEN, *WRITTEN))
     torch.testing.assert_close(padded[:1, : len(WRITTEN)], alone, rtol=0, atol=1e-12)
     assert difference(padded[0, len(WRITTEN) :], padded[1, len(WRITTEN) :]) > 1e-3
+
+
+def test_u9_must_fail_without_the_causal_mask(model: TextModel) -> None:
+    """Padding that every token may look at moves the logits before it."""
+    codes, everything = codes_of(model, TEXT), PaddingMask(None)
+    alone = logits_of(model, codes, WRITTEN, mask=everything)
+    padded = logits_of(model, codes, (*WRITTEN, PAD, PAD), mask=everything)
+    changes_T = (padded[0, : len(WRITTEN)] - alone[0]).abs().amax(-1)
+    assert (changes_T > 1e-3).all()
 
 
 @pytest.mark.parametrize("kind", ENCODERS)

@@ -60,12 +60,16 @@ def mu() -> Tensor:
     return unit(SIZE, dtype=torch.float32)
 
 
-@pytest.fixture(scope="module")
-def samples(mu: Tensor) -> Tensor:
+def samples_of(mu: Tensor, kappa: float) -> Tensor:
     """`NUM_SAMPLES` codes [M, d] of one posterior, in double precision."""
     torch.manual_seed(1)
-    latent: Latent = VonMisesFisherPosterior(SIZE, KAPPA)(5 * mu.expand(NUM_SAMPLES, -1))
+    latent: Latent = VonMisesFisherPosterior(SIZE, kappa)(5 * mu.expand(NUM_SAMPLES, -1))
     return latent.z_Bd.double()
+
+
+@pytest.fixture(scope="module")
+def samples(mu: Tensor) -> Tensor:
+    return samples_of(mu, KAPPA)
 
 
 def wood_cosines(size: int, kappa: float, num: int, generator: np.random.Generator) -> NDArray[np.float64]:
@@ -118,13 +122,26 @@ def test_f3_samples_lie_on_the_sphere_and_tangents_at_right_angles(dtype: torch.
     assert (oblique.norm(dim=-1) - 1).abs().max() > 0.1
 
 
+def variances(samples: Tensor, mu: Tensor) -> list[float]:
+    """Along mu, then along every axis of a basis across it."""
+    basis, _ = torch.linalg.qr(torch.cat([mu[:, None].double(), torch.randn(SIZE, SIZE - 1).double()], 1))
+    found: list[float] = (samples @ basis).var(0).tolist()
+    return found
+
+
 def test_f4_variances_along_and_across_mu(mu: Tensor, samples: Tensor) -> None:
     """Across mu every coordinate has variance A / kappa."""
-    basis, _ = torch.linalg.qr(torch.cat([mu[:, None].double(), torch.randn(SIZE, SIZE - 1).double()], 1))
-    variance = (samples @ basis).var(0)
-    assert float(variance[0]) == pytest.approx(VARIANCE, rel=0.02)
-    assert variance[1:].tolist() == pytest.approx([LENGTH / KAPPA] * (SIZE - 1), rel=0.02)
-    assert float(variance.sum()) == pytest.approx(1 - LENGTH**2, rel=0.005)
+    along, *across = variances(samples, mu)
+    assert along == pytest.approx(VARIANCE, rel=0.02)
+    assert across == pytest.approx([LENGTH / KAPPA] * (SIZE - 1), rel=0.02)
+    assert along + sum(across) == pytest.approx(1 - LENGTH**2, rel=0.005)
+
+
+def test_f4_must_fail_with_another_kappa(mu: Tensor) -> None:
+    along, *across = variances(samples_of(mu, 1.05 * KAPPA), mu)
+    assert along != pytest.approx(VARIANCE, rel=0.02)
+    assert all(variance != pytest.approx(LENGTH / KAPPA, rel=0.02) for variance in across)
+    assert along + sum(across) != pytest.approx(1 - LENGTH**2, rel=0.005)
 
 
 @pytest.mark.parametrize(("size", "kappa"), [(3, 5.0), (16, 32.0), (64, 32.0)])

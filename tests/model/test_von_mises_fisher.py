@@ -108,6 +108,17 @@ def test_f8_the_divergence_grows_with_kappa(size: int, kappa: float, more: float
     assert 0 < kl_to_uniform(size, kappa) < kl_to_uniform(size, kappa + more)
 
 
+@settings(max_examples=25)
+@given(sizes, kappas, st.floats(0.01, 50))
+def test_f8_must_fail_without_the_mean_cosine(size: int, kappa: float, more: float) -> None:
+    """The normalisers alone, log C_d(kappa) - log C_d(0), are below 0 and fall."""
+
+    def normalisers(kappa: float) -> float:
+        return kl_with_bessel(size, kappa) - kappa * mean_resultant_length(size, kappa)
+
+    assert normalisers(kappa + more) < normalisers(kappa) < 0
+
+
 @of_fixtures
 def test_f11_the_divergence_is_not_that_of_two_dimensions_more(
     size: int, kappa: float, length: float, variance: float, kl: float

@@ -143,31 +143,50 @@ def test_c7_must_fail_where_the_replay_is_not_apart(monkeypatch: pytest.MonkeyPa
 # ---- C4: the closed form
 
 
-def summed_cross_entropy(vectors_NE: Tensor) -> Tensor:
-    """The contrast of inner products as the article has it: no unit vectors, a sum, the diagonal left out."""
-    scores_NN = (vectors_NE @ vectors_NE.T).masked_fill(torch.eye(12, dtype=torch.bool), -torch.inf)
-    return functional.cross_entropy(scores_NN, torch.arange(12) ^ 1, reduction="sum")
+def scores(vectors_NE: Tensor, alpha: float) -> Tensor:
+    """`alpha` times the inner products as the article has them: no unit vectors, the diagonal left out."""
+    return (alpha * vectors_NE @ vectors_NE.T).masked_fill(torch.eye(12, dtype=torch.bool), -torch.inf)
 
 
-def closed_form(vectors_NE: Tensor) -> tuple[Tensor, Tensor]:
-    """2 sum_j (p_ij - t_ij) h_j: with p made symmetric, and without.
+def closed_form(vectors_NE: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
+    """2 alpha sum_j (p_ij - t_ij) h_j, of the summed loss: with p made symmetric, and without.
 
     Source: kexue.fm/archives/8471.
     """
     target_NN = torch.eye(12, dtype=torch.float64)[torch.arange(12) ^ 1]
-    scores_NN = (vectors_NE @ vectors_NE.T).masked_fill(torch.eye(12, dtype=torch.bool), -torch.inf)
-    share_NN = scores_NN.softmax(-1)
+    share_NN = scores(vectors_NE, alpha).softmax(-1)
     symmetric_NN = (share_NN + share_NN.T) / 2
-    return 2 * (symmetric_NN - target_NN) @ vectors_NE, 2 * (share_NN - target_NN) @ vectors_NE
+    return 2 * alpha * (symmetric_NN - target_NN) @ vectors_NE, 2 * alpha * (share_NN - target_NN) @ vectors_NE
 
 
-def test_c4_closed_form() -> None:
+def cached_at_the_vectors(alpha: float, reduction: str) -> tuple[Tensor, Tensor]:
+    """Vectors, and the cached gradient of their cross entropy."""
     leaf_NE = torch.randn(12, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0), requires_grad=True)
-    cached_backward(Encoded, leaf_NE.split(5), summed_cross_entropy, one_process())
+
+    def loss(vectors_NE: Tensor) -> Tensor:
+        return functional.cross_entropy(scores(vectors_NE, alpha), torch.arange(12) ^ 1, reduction=reduction)
+
+    cached_backward(Encoded, leaf_NE.split(5), loss, one_process())
     assert leaf_NE.grad is not None
-    symmetric_NE, one_sided_NE = closed_form(leaf_NE.detach())
-    assert relative(leaf_NE.grad, symmetric_NE) < 1e-12
-    assert relative(leaf_NE.grad, one_sided_NE) > 1e-2
+    return leaf_NE.detach(), leaf_NE.grad
+
+
+@pytest.mark.parametrize(("reduction", "divisor"), [("sum", 1), ("mean", 12)])
+@pytest.mark.parametrize("alpha", [1.0, 0.3, 20.0])
+def test_c4_closed_form(alpha: float, reduction: str, divisor: int) -> None:
+    """Of the mean it is divided by the number of rows."""
+    vectors_NE, found_NE = cached_at_the_vectors(alpha, reduction)
+    symmetric_NE, one_sided_NE = closed_form(vectors_NE, alpha)
+    assert relative(found_NE, symmetric_NE / divisor) < 1e-12
+    assert relative(found_NE, one_sided_NE / divisor) > 1e-2
+
+
+def test_c4_must_fail_without_the_scale_or_the_number_of_rows() -> None:
+    vectors_NE, found_NE = cached_at_the_vectors(20.0, "mean")
+    summed_NE, _ = closed_form(vectors_NE, 20.0)
+    unscaled_NE, _ = closed_form(vectors_NE, 1.0)
+    for wrong_NE in (summed_NE, summed_NE / 20.0 / 12, unscaled_NE / 12, 20.0 * unscaled_NE / 12):
+        assert relative(found_NE, wrong_NE) > 1e-2
 
 
 # ---- C6: with losses of its own

@@ -1,7 +1,7 @@
 """The multi-label loss against its definition, its golden values and its published mistakes.
 
-The oracles are numbered GP-7 to GP-12 in continuation of the tests of the pointer heads. GP-16 is R-Drop's divergence,
-S3 to S8 are the losses of pairs of sentences.
+The oracles are numbered GP-7 to GP-12 in continuation of the tests of the pointer heads. GP-16 is R-Drop's divergence;
+S3, S4, S5 and S8 are the losses of pairs of sentences.
 """
 
 from __future__ import annotations
@@ -167,15 +167,44 @@ def vectors(num_rows: int, width: int, seed: int = 0) -> Tensor:
     return torch.randn(num_rows, width, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
+def broken_properties(partner_N: Tensor) -> set[str]:
+    """What of S3 does not hold of the label matrix of an index."""
+    matrix_NN, size = torch.eye(len(partner_N))[partner_N], len(partner_N)
+    holds = {
+        "symmetric": torch.equal(matrix_NN, matrix_NN.T),
+        "one 1 a row": torch.equal(matrix_NN.sum(1), torch.ones(size)),
+        "zero diagonal": matrix_NN.trace().item() == 0,
+        "own inverse": torch.equal(matrix_NN @ matrix_NN, torch.eye(size)),
+    }
+    return {name for name, held in holds.items() if not held}
+
+
 @pytest.mark.parametrize("num_rows", [0, 2, 8, 30])
 def test_s3_label_matrix(num_rows: int) -> None:
-    """Symmetric, one 1 a row, a zero diagonal, its own inverse; rows 2i and 2i + 1 are a pair."""
-    matrix = torch.eye(num_rows)[partner_rows(num_rows)]
-    assert torch.equal(matrix, matrix.T)
-    assert torch.equal(matrix.sum(1), torch.ones(num_rows))
-    assert matrix.trace() == 0
-    assert torch.equal(matrix @ matrix, torch.eye(num_rows))
-    assert all(matrix[row, row + 1] == 1 for row in range(0, num_rows, 2))
+    """And rows 2i and 2i + 1 are a pair."""
+    partner_N = partner_rows(num_rows)
+    assert broken_properties(partner_N) == set()
+    assert all(partner_N[row] == row + 1 for row in range(0, num_rows, 2))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_s3_must_fail_with_a_shuffled_index(seed: int) -> None:
+    order = torch.randperm(8, generator=torch.Generator().manual_seed(seed))
+    assert broken_properties(partner_rows(8)[order])
+
+
+@pytest.mark.parametrize(
+    ("index", "broken"),
+    [
+        ([1, 2, 3, 0], {"symmetric", "own inverse"}),
+        ([0, 1, 2, 3], {"zero diagonal"}),
+        ([1, 0, 1, 0], {"symmetric", "own inverse"}),
+        ([2, 3, 0, 1], set()),
+    ],
+)
+def test_s3_each_wrong_index_breaks_its_own_properties(index: list[int], broken: set[str]) -> None:
+    """Another pairing, the last, breaks none: that neighbours are pairs is asked apart."""
+    assert broken_properties(torch.tensor(index)) == broken
 
 
 def test_s3_a_row_without_a_partner_is_refused() -> None:
