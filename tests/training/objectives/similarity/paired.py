@@ -141,10 +141,6 @@ def paired_batch(rows: Sequence[Row]) -> Batch:
     return pad_pairs([(row.source, row.target) for row in rows], 0)
 
 
-def relative(found: Tensor, expected: Tensor) -> float:
-    return float((found - expected).norm() / expected.norm())
-
-
 def gradient_of(case: Case, batch: Sequence[Chunk], scale: float = 1.0) -> tuple[Tensor, float]:
     """The gradient of all parameters after `backward`, end to end, and the loss it tells."""
     for parameter in parameters(case):

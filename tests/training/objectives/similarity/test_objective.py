@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from ner_service.errors import ConfigError
 from ner_service.model.batch import Batch, PaddingMask, pad, pad_pairs
+from tests.training.cached_steps import relative
 from tests.training.launch import launch
 from tests.training.objectives.similarity.paired import (
     LABELLED,
@@ -27,7 +28,6 @@ from tests.training.objectives.similarity.paired import (
     gradient_of,
     gradient_of_one_graph,
     paired_batch,
-    relative,
     rows_of,
 )
 from training.config import SimilarityConfig

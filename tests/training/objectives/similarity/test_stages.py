@@ -17,6 +17,7 @@ from ner_service.bundle import Bundle
 from ner_service.errors import ConfigError, MissingHeadError
 from ner_service.model.batch import pad
 from ner_service.recognizer import Recognizer
+from tests.training.cached_steps import relative
 from tests.training.objectives.similarity.paired import (
     INFERRED,
     LABELLED,
@@ -27,7 +28,6 @@ from tests.training.objectives.similarity.paired import (
     gradient_of_one_graph,
     paired_batch,
     parameters,
-    relative,
     rows_of,
 )
 from training.config import SimilarityConfig
