@@ -38,7 +38,7 @@ def read_corpus(config: DataConfig, folder: Path) -> Corpus:
         ConfigError: a source's labels do not fit the run's, or there is nothing to train on.
     """
     if not config.train:
-        raw = _read_raw(config, (), folder)
+        raw = _read_raw(config, (), (), folder)
         return Corpus(labels=LabelSet(()), train=(), dev=(), sha256=raw.sha256(), raw=raw)
     train = [document for source in config.train for document in read_source(source, folder)]
     dev = [document for source in config.dev for document in read_source(source, folder)]
@@ -60,7 +60,7 @@ def read_corpus(config: DataConfig, folder: Path) -> Corpus:
                 raise ConfigError(
                     f"data.labels: found {entity.label!r} in document {document.id!r}, expected {_listed(labels)}"
                 )
-    raw = _read_raw(config, train, folder)
+    raw = _read_raw(config, train, dev, folder)
     sha256 = digest(train, dev)
     if raw.files:
         sha256 = hashlib.sha256(f"{sha256} {raw.sha256()}".encode()).hexdigest()
@@ -85,8 +85,8 @@ def digest(train: Iterable[Document], dev: Iterable[Document]) -> str:
     return total.hexdigest()
 
 
-def _read_raw(config: DataConfig, train: Sequence[Document], folder: Path) -> RawCorpus:
-    """Texts and pairs; with documents none of them is held out, for the documents' F1 is what is measured."""
+def _read_raw(config: DataConfig, train: Sequence[Document], dev: Sequence[Document], folder: Path) -> RawCorpus:
+    """Texts and pairs; with documents none of them is held out, for the dev documents' F1 is what is measured."""
     texts = tuple(folder / path for path in config.texts)
     pairs = tuple(folder / path for path in config.pairs)
     return RawCorpus(
@@ -94,6 +94,7 @@ def _read_raw(config: DataConfig, train: Sequence[Document], folder: Path) -> Ra
         fixed=tuple(document.text for document in train),
         all_pairs=tuple(pair for path in pairs for pair in read_pairs(path)),
         dev_fraction=0.0 if train else config.dev_fraction,
+        measured=frozenset(document.text for document in dev),
         files=(*texts, *pairs),
     )
 
