@@ -262,3 +262,26 @@ def test_the_card_tells_labels_thresholds_and_measures(tiny_bundle: Bundle) -> N
     ):
         assert line in card
     assert "Nothing yet." in model_card(tiny_bundle.manifest)
+
+
+def test_the_card_says_how_a_run_starts_from_a_bundle_without_labels(tiny_embedding_bundle: Bundle) -> None:
+    card = model_card(tiny_embedding_bundle.manifest)
+    assert "ner-train train RUN --set model.start_from=FOLDER\n```" in card
+    assert card.endswith("`model.start_from` counts from the folder of RUN, so give FOLDER in full.\n")
+
+
+def test_the_cards_history_has_what_only_some_epochs_measured(tiny_bundle: Bundle) -> None:
+    history = {"1": {"loss": 0.5}, "2": {"loss": 0.25, "f1": 0.75}}
+    card = model_card(dataclasses.replace(tiny_bundle.manifest, metrics={"history": history}))
+    assert "|  | loss | f1 |\n| --- | --- | --- |\n| 1 | 0.5000 |  |\n| 2 | 0.2500 | 0.7500 |" in card
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_a_manifest_is_json_to_every_reader(tiny_bundle: Bundle, tmp_path: Path, value: float) -> None:
+    """NaN and Infinity are Python's, not JSON's."""
+    bundle = dataclasses.replace(
+        tiny_bundle, manifest=dataclasses.replace(tiny_bundle.manifest, metrics={"loss": value})
+    )
+    with pytest.raises(BundleError, match=r"manifest\.json: found a number that is not finite"):
+        bundle.save(tmp_path / "bundle")
+    assert not (tmp_path / "bundle").exists()

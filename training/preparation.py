@@ -175,10 +175,9 @@ def _start(
         weights = {key: value for key, value in bundle.weights.items() if key.split(".")[0] in kept}
         return bundle.tokenizer, bundle.manifest.model.encoder, weights, started
     if _is_path(name) and not (folder / name).exists():
-        raise ConfigError(
-            f"model.start_from: found nothing at {(folder / name).absolute()}, expected a bundle or a checkpoint; "
-            f"a relative path counts from the run's folder, not from here: {Path(name).absolute()}"
-        )
+        counted, here = (folder / name).absolute(), Path(name).absolute()
+        hint = "" if counted == here else f"; a relative path counts from the run's folder, not from here: {here}"
+        raise ConfigError(f"model.start_from: found nothing at {counted}, expected a bundle or a checkpoint{hint}")
     foreign = load_checkpoint(str(folder / name) if (folder / name).is_dir() else name)
     weights = {f"encoder.{key}": value for key, value in foreign.weights.items()}
     started = Started(name=name, kept=(), anew=_present(heads), left=())

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from ner_service.errors import ConfigError
+from ner_service.model.config import EmbeddingConfig
 from ner_service.records import structure, unstructure
 from training.config import BatchConfig, OptimizerConfig, RunConfig, SourceConfig, load_run
 
@@ -96,6 +97,17 @@ def test_an_override_has_the_type_of_its_key(tmp_path: Path, override: str, foun
         ("data.train.0.labels=PER", "data.train[0].labels: found 'PER', expected a table"),
         ("model.head.head_size=7", "model.head: head_size is 7, expected an even number"),
         ("optimizer=7", "optimizer: found 7, expected a table"),
+        ("objectives.univae.weight=-1.0", "objectives.univae: weight: found (-1.0, -1.0), expected 0 or more"),
+        ("objectives.univae.batch_tokens=0", "objectives.univae: batch_tokens: found 0, expected 1 or more"),
+        ("objectives.univae.max_tokens=0", "objectives.univae: max_tokens: found 0, expected 1 or more"),
+        ("objectives.similarity.mine=0.0", "objectives.similarity: mine: found 0.0, expected above 0 and up to 1"),
+        ("objectives.similarity.mine=1.1", "objectives.similarity: mine: found 1.1, expected above 0 and up to 1"),
+        ("objectives.similarity.size=0", "objectives.similarity: size: found 0, expected 1 or more"),
+        ("objectives.similarity.scale=0", "objectives.similarity: scale: found 0.0, expected above 0"),
+        ("objectives.similarity.generation=-0.1", "objectives.similarity: generation: found -0.1, expected 0 or more"),
+        ("objectives.similarity.max_tokens=0", "objectives.similarity: max_tokens: found 0, expected 1 or more"),
+        ("objectives.masked_language_model.batch_tokens=0", "batch_tokens: found 0, expected 1 or more"),
+        ("objectives.masked_language_model.max_tokens=0", "max_tokens: found 0, expected 1 or more"),
     ],
 )
 def test_a_wrong_value_is_refused_with_its_key(tmp_path: Path, override: str, message: str) -> None:
@@ -103,6 +115,44 @@ def test_a_wrong_value_is_refused_with_its_key(tmp_path: Path, override: str, me
     said = refusal(path, override)
     assert said.startswith(f"{path}: ")
     assert message in said
+
+
+RAW = ("data.train=[]", 'data.texts=["texts.txt"]')
+PAIRS = ('data.pairs=["pairs.jsonl"]', "objectives.similarity.size=8")
+
+
+@pytest.mark.parametrize(
+    ("idle", "acting", "message"),
+    [
+        ((*RAW, "regularisation.r_drop=1.0"), ("regularisation.r_drop=1.0",), "regularisation.r_drop: found 1.0, exp"),
+        ((*RAW, "regularisation.fgm=0.5"), ("regularisation.fgm=0.5",), "regularisation.fgm: found 0.5, expected 0 w"),
+        (
+            (*PAIRS, "objectives.similarity.mine=0.5"),
+            (PAIRS[1], "objectives.similarity.mine=0.5"),
+            "objectives.similarity.mine: found 0.5, expected none beside data.pairs",
+        ),
+    ],
+)
+def test_a_value_that_cannot_act_is_refused(
+    tmp_path: Path, idle: tuple[str, ...], acting: tuple[str, ...], message: str
+) -> None:
+    path = write(tmp_path)
+    assert message in refusal(path, *idle)
+    load_run(path, idle[:-1])
+    load_run(path, acting)
+
+
+def test_the_bounds_themselves_are_allowed(tmp_path: Path) -> None:
+    bounds = ("mine=1.0", "size=1", "scale=0.1", "generation=0", "max_tokens=1")
+    run = load_run(write(tmp_path), [f"objectives.similarity.{bound}" for bound in bounds])
+    assert run.objectives.similarity is not None
+    assert (run.objectives.similarity.mine, run.objectives.similarity.generation) == (1.0, 0.0)
+
+
+def test_a_vector_has_a_size() -> None:
+    with pytest.raises(ValueError, match="size: found 0, expected 1 or more"):
+        EmbeddingConfig(size=0)
+    assert EmbeddingConfig(size=1).size == 1
 
 
 @pytest.mark.parametrize(

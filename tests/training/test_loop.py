@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from ner_service.errors import ConfigError
 from tests.training.runs import small_setup, write_run
 from training import loop
 from training.assembly import new_state
@@ -63,6 +65,48 @@ def test_without_patience_every_epoch_is_run(run_folder: Path, monkeypatch: pyte
     assert len(state.history) == 4
 
 
+@pytest.mark.parametrize(("patience", "num_epochs"), [(1, 4), (2, 6)])
+def test_patience_counts_measures_and_a_run_stops_after_one(
+    run_folder: Path, monkeypatch: pytest.MonkeyPatch, patience: int, num_epochs: int
+) -> None:
+    """Measured are epochs 2, 4, 6; the best is the first of them, and never one that was not measured."""
+    scripted_f1(monkeypatch, -0.5, -0.6, -0.7)
+    setup = small_setup(run_folder, "epochs=9", "evaluate_every=2", f"patience={patience}", "batch.tokens=2048")
+    state = new_state(setup, Accelerator(cpu=True))
+    weights, best = [], []
+    for report in train(setup, state, Accelerator(cpu=True)):
+        if report.finished:
+            weights.append(weights_of(state.model))
+            best.append(state.best and state.best.epoch)
+    assert [record.score for record in state.history] == [None, -0.5, None, -0.6, None, -0.7][:num_epochs]
+    assert best == [None, 1, 1, 1, 1, 1][:num_epochs]
+    assert all(torch.equal(state.best_weights[name], tensor) for name, tensor in weights[1].items())
+
+
+@pytest.mark.parametrize("score", [math.nan, math.inf, -math.inf])
+def test_a_score_that_is_not_finite_ends_the_run(
+    run_folder: Path, monkeypatch: pytest.MonkeyPatch, score: float
+) -> None:
+    monkeypatch.setattr(loop, "_measure", lambda *_: ({"spans": -score}, score))
+    setup = small_setup(run_folder, "epochs=3", "evaluate_every=2", "batch.tokens=2048")
+    state = new_state(setup, Accelerator(cpu=True))
+    said = r"epoch 2: found the losses \{'spans': \d.*\} and, on what is held out, \{'spans': -?(nan|inf)\}, exp"
+    with pytest.raises(ConfigError, match=said):
+        list(train(setup, state, Accelerator(cpu=True)))
+    assert len(state.history) == 1
+    assert not state.best_weights
+
+
+def test_a_loss_that_is_not_finite_ends_the_run(run_folder: Path) -> None:
+    """F1 alone would not tell: a model of NaN finds nothing, which is 0."""
+    setup = small_setup(run_folder, "epochs=1", "batch.tokens=2048")
+    state = new_state(setup, Accelerator(cpu=True))
+    with torch.no_grad():
+        dict(state.model.named_parameters())["spans.terms.bias"].fill_(math.nan)
+    with pytest.raises(ConfigError, match=r"epoch 1: found the losses \{'spans': nan\}.*'f1': 0\.0"):
+        list(train(setup, state, Accelerator(cpu=True)))
+
+
 def test_a_model_that_finds_everything_does_not_break_the_run_off(run_folder: Path) -> None:
     """Before it has learnt anything it may have more candidates than a window may emit."""
     setup = small_setup(run_folder, "epochs=1", "batch.tokens=2048", "window.max_tokens=128")
@@ -115,5 +159,5 @@ def test_learns_its_training_documents_by_heart(tmp_path: Path, kind: str) -> No
     )
     state = new_state(setup, Accelerator(cpu=True))
     list(train(setup, state, Accelerator(cpu=True)))
-    assert state.history[-1].score > 0.95
-    assert state.history[0].score < 0.5
+    assert state.history[-1].dev["f1"] > 0.95
+    assert state.history[0].dev["f1"] < 0.5

@@ -15,9 +15,12 @@ from transformers import BertConfig, BertModel, PreTrainedModel, PreTrainedToken
 from ner_service.bundle import Bundle
 from ner_service.errors import ConfigError
 from ner_service.model.batch import pad
+from ner_service.model.config import EmbeddingConfig, LatentConfig
+from ner_service.model.text_model import TextModel
 from tests.training.runs import small_setup
-from training.config import ModelSection
-from training.preparation import Setup, prepare
+from training import preparation
+from training.config import ModelSection, ObjectivesConfig, SimilarityConfig
+from training.preparation import Setup, Started, prepare
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +101,28 @@ def test_from_a_bundle_of_the_same_labels_the_head_comes_along(
     found = setup.build_model().state_dict()
     assert all(torch.equal(tensor, found[name]) for name, tensor in start.weights.items())
     assert setup.tokenizer.to_json() == start.tokenizer.to_json()
+    assert setup.started == Started(name=str(start_folder), kept=("spans",), anew=(), left=())
+
+
+def test_a_fresh_run_started_from_nothing(fresh: Setup) -> None:
+    assert fresh.started is None
+
+
+def test_heads_that_are_alike_come_along_and_the_others_are_named(
+    fresh: Setup, run_folder: Path, start: Bundle, tmp_path: Path
+) -> None:
+    """Spans are alike, the embedding has another size, the latent codes are there alone, to name words is new."""
+    theirs = replace(start.manifest.model.heads, embedding=EmbeddingConfig(size=8), latent=LatentConfig(num_latents=0))
+    config = replace(start.manifest.model, heads=theirs)
+    weights = TextModel(config, len(start.manifest.labels)).state_dict()
+    bundle = replace(start, manifest=replace(start.manifest, model=config), weights=weights)
+    bundle.save(tmp_path / "bundle")
+    objectives = ObjectivesConfig(similarity=SimilarityConfig(size=4))
+    setup = start_from(fresh, run_folder, tmp_path / "bundle", objectives=objectives)
+    assert setup.started is not None
+    assert (setup.started.kept, setup.started.anew) == (("spans",), ("embedding", "language_model"))
+    assert setup.started.left == ("latent",)
+    assert {name.split(".")[0] for name in setup.weights} == {"encoder", "spans"}
 
 
 def test_from_a_bundle_of_other_labels_the_encoder_comes_alone(
@@ -110,6 +135,7 @@ def test_from_a_bundle_of_other_labels_the_encoder_comes_alone(
         torch.equal(found[name], tensor) for name, tensor in start.weights.items() if name.startswith("encoder.")
     )
     assert not torch.equal(found["spans.dense.weight"], start.weights["spans.dense.weight"])
+    assert setup.started == Started(name=str(start_folder), kept=(), anew=("spans",), left=())
 
 
 def test_from_a_bundle_in_half_precision(fresh: Setup, run_folder: Path, start: Bundle, tmp_path: Path) -> None:
@@ -157,6 +183,7 @@ def test_from_a_checkpoint_of_transformers(
     foreign = model().eval()
     setup = start_from(fresh, run_folder, write_checkpoint(tmp_path / "checkpoint", foreign, VOCABULARY))
     assert setup.config.encoder.kind == kind
+    assert setup.started == Started(name=str(tmp_path / "checkpoint"), kept=(), anew=("spans",), left=())
     encoding = setup.tokenizer.encode("Ines Valente left.")
     assert encoding.token_ids == (2, 4, 5, 6, 9, 3)
     ours = setup.build_model().eval()
@@ -170,6 +197,41 @@ def test_from_nothing_at_hand(fresh: Setup, run_folder: Path, tmp_path: Path) ->
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}), encoding="utf-8")
     with pytest.raises(ConfigError, match=r"model\.start_from: .* is neither a bundle nor a checkpoint at hand"):
         start_from(fresh, run_folder, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["runs/mine/bundle", "./bundle", "../bundle", "here"])
+def test_a_path_where_nothing_is_is_refused_with_both_places(
+    fresh: Setup, run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """`here` stands in the working directory, and that is not where a relative path counts from."""
+    monkeypatch.setattr(preparation, "load_checkpoint", lambda name: pytest.fail(f"asked for {name}"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").mkdir()
+    with pytest.raises(ConfigError) as caught:
+        start_from(fresh, run_folder, name)
+    assert str(caught.value) == (
+        f"model.start_from: found nothing at {run_folder / name}, expected a bundle or a checkpoint; "
+        f"a relative path counts from the run's folder, not from here: {tmp_path / name}"
+    )
+
+
+def test_a_full_path_where_nothing_is_is_refused(fresh: Setup, run_folder: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        start_from(fresh, run_folder, "/no/such/bundle")
+    said = "model.start_from: found nothing at /no/such/bundle, expected a bundle or a checkpoint"
+    assert str(caught.value) == said
+
+
+@pytest.mark.parametrize("name", ["model", "owner/model"])
+def test_a_name_of_a_hub_is_asked_for(
+    fresh: Setup, run_folder: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    def asked(name: str) -> object:
+        raise ConfigError(f"asked for {name}")
+
+    monkeypatch.setattr(preparation, "load_checkpoint", asked)
+    with pytest.raises(ConfigError, match=f"^asked for {name}$"):
+        start_from(fresh, run_folder, name)
 
 
 def test_weights_that_do_not_fit_are_refused(fresh: Setup) -> None:

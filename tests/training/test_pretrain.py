@@ -25,6 +25,7 @@ from tests.training.shared_steps import record_steps
 from training.assembly import new_state
 from training.cli import app
 from training.config import load_run
+from training.loop import train
 from training.preparation import prepare
 
 ROOT = Path(__file__).parents[2]
@@ -131,6 +132,30 @@ def test_pretraining_goes_on_from_a_bundle(folder: Path, pretrained: tuple[str, 
     assert all(torch.equal(found[name], tensor) for name, tensor in weights.items())
     assert {name.split(".")[0] for name in found} == {"encoder", *HEADS["all"]}
     assert (len(found) == len(weights)) == (mix == "all")
+
+
+def test_what_comes_next_is_named_in_full(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run counts `start_from` from its own folder, not from where the bundle was written."""
+    monkeypatch.chdir(tmp_path)
+    options = set_raw_options(*MIXES["masked_language_model"], "epochs=1")
+    result = invoke("pretrain", folder / "run.toml", "-o", "here", *options)
+    assert result.exit_code == 0, result.output
+    said = f"Wrote here/bundle. Next: ner-train train RUN --set model.start_from={tmp_path}/here/bundle\n"
+    assert result.stderr.endswith(said)
+    assert not any(str(tmp_path).encode() in file.read_bytes() for file in (tmp_path / "here/bundle").iterdir())
+
+
+def test_the_objective_with_the_most_steps_leads(folder: Path) -> None:
+    """Without documents, whatever its place in the configuration: every batch of it is learnt from."""
+    for long, short in (("univae", "masked_language_model"), ("masked_language_model", "univae")):
+        sizes = (f"objectives.{long}.batch_tokens=64", f"objectives.{short}.batch_tokens=1024")
+        settings = (*MIXES["masked_language_model"], *MIXES["univae"], "model.encoder.num_layers=2", "epochs=1")
+        setup = small_setup(folder, *settings, *sizes)
+        state = new_state(setup, Accelerator(cpu=True))
+        steps = {weighted.name: len(weighted.objective.steps(0)) for weighted in state.objectives}
+        reports = list(train(setup, state, Accelerator(cpu=True)))
+        assert {report.num_steps for report in reports} == {steps[long]}
+        assert steps[long] > 2 * steps[short]
 
 
 def test_what_is_held_out_gets_likelier(folder: Path, tmp_path: Path) -> None:

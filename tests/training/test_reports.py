@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 from rich.console import Console
 
@@ -10,7 +11,8 @@ from ner_service.types import Document, Entity
 from training.data.targets import Unrepresentable
 from training.evaluation import compare
 from training.loop import Progress
-from training.reports import lost_table, score_table, show_progress
+from training.preparation import Started
+from training.reports import lost_table, score_table, show_progress, start_line
 from training.state import EpochRecord
 
 DOCUMENT = Document("Bo [bold]sat[/x]", (Entity(0, 2, "[PER]"), Entity(3, 16, "LOC")), id="[id]")
@@ -60,6 +62,21 @@ def test_a_line_an_epoch_where_there_is_no_terminal() -> None:
     file = io.StringIO()
     assert list(show_progress(reports(), 1, Console(file=file))) == reports()
     assert file.getvalue() == "epoch 1: loss 1.2500, dev F1 0.5000\n"
+
+
+def test_an_epoch_that_was_not_measured_has_no_dev() -> None:
+    record = EpochRecord(epoch=0, loss=1.25, losses={"spans": 1.25}, dev={}, score=None)
+    file = io.StringIO()
+    list(show_progress([replace(reports()[-1], finished=record)], 1, Console(file=file)))
+    assert file.getvalue() == "epoch 1: loss 1.2500\n"
+
+
+def test_where_a_run_starts() -> None:
+    started = Started(name="runs/[a]", kept=("spans",), anew=("embedding", "latent"), left=("language_model",))
+    assert start_line(started) == (
+        "Starts from runs/[a]; taken along: encoder, spans; anew: embedding, latent; left behind: language_model"
+    )
+    assert start_line(Started(name="b", kept=(), anew=(), left=())) == "Starts from b; taken along: encoder"
 
 
 def test_a_bar_on_a_terminal() -> None:

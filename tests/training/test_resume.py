@@ -21,7 +21,8 @@ from training.cli import app
 from training.state import EpochRecord
 
 ROOT = Path(__file__).parents[2]
-OPTIONS = set_options("epochs=3", "data.join=0.5", "batch.tokens=512")
+REGULARISED = ("regularisation.fgm=0.5", "regularisation.ema=0.9")
+OPTIONS = set_options("epochs=3", "data.join=0.5", "batch.tokens=512", *REGULARISED)
 SIGKILL = -9
 
 
@@ -48,6 +49,7 @@ def test_killed_and_resumed_ends_in_the_same_bits(folder: Path) -> None:
     for name, tensor in whole["model"].items():
         assert torch.equal(tensor, killed["model"][name]), name
         assert torch.equal(whole["best_weights"][name], killed["best_weights"][name]), name
+        assert torch.equal(whole["average"]["weights"][name], killed["average"]["weights"][name]), name
     assert whole["history"] == killed["history"]
     assert len(whole["history"]) == 3
     for file in ("model.safetensors", "manifest.json"):

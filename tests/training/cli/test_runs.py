@@ -76,6 +76,29 @@ def test_figures_of_the_best_and_of_the_last_epoch(folder: Path) -> None:
     assert found["unrepresentable_entities"] == 0
 
 
+def test_a_run_that_measures_every_other_epoch(tmp_path: Path) -> None:
+    """It learns nothing, so it ends by patience, after epoch 4; its files are JSON without Infinity."""
+    run = write_run(tmp_path / "sample", num_train=8, num_dev=2)
+    still = ("optimizer.lr=0.0", "optimizer.head_lr=0.0", "evaluate_every=2", "patience=1", "epochs=9")
+    result = invoke("train", run, "-o", tmp_path / "run", "--json", *set_options(*still))
+    assert result.exit_code == 0, result.stderr
+    manifest = (tmp_path / "run/bundle/manifest.json").read_text(encoding="utf-8")
+    found = json.loads(result.stdout, parse_constant=pytest.fail)
+    assert json.loads(manifest, parse_constant=pytest.fail)["metrics"] == found
+    assert [set(record) for record in found["history"].values()] == [{"loss"}, {"loss", "f1"}] * 2
+    assert found["best_epoch"] == 2
+    assert found["last_epoch_f1"] == found["history"]["4"]["f1"]
+
+
+def test_a_run_says_what_it_starts_from(folder: Path, tmp_path: Path) -> None:
+    bundle = folder / "run/bundle"
+    settings = set_options(f"model.start_from={bundle}", "epochs=1", 'data.labels=["PER", "ORG", "LOC"]')
+    result = invoke("train", folder / "sample/run.toml", "-o", tmp_path / "run", *settings)
+    assert result.exit_code == 0, result.stderr
+    said = f"Starts from {bundle}; taken along: encoder; anew: spans\n"
+    assert result.stderr.startswith(said)
+
+
 def test_evaluate_measures_what_training_measured(folder: Path) -> None:
     result = invoke("evaluate", folder / "run/bundle", folder / "sample/dev.jsonl", "--json")
     assert result.exit_code == 0, result.stderr
