@@ -13,93 +13,33 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from tokenizers import Tokenizer, processors
 from torch import Tensor
 
 from ner_service.errors import ConfigError
 from ner_service.model.batch import pad, pad_targets
-from ner_service.model.config import (
-    Heads,
-    HuggingFaceConfig,
-    LanguageModelConfig,
-    LatentConfig,
-    ModelConfig,
-    RoFormerConfig,
-    RoFormerV2Config,
-)
 from ner_service.model.latent import FIRST_POSITION
 from ner_service.model.text_model import TextModel
 from ner_service.model.von_mises_fisher import kl_to_uniform
 from ner_service.text.tokenizer import TextTokenizer
-from ner_service.types import Document, LabelSet
+from ner_service.types import Document
+from tests.training.objectives.univae_setups import (
+    ENCODERS,
+    RAW,
+    TEXTS,
+    config_of,
+    objective_of,
+    setup_of,
+)
 from training.assembly import new_state
 from training.config import (
-    BatchConfig,
-    DataConfig,
-    ModelSection,
-    ObjectivesConfig,
     OptimizerConfig,
-    RunConfig,
-    UniVAEConfig,
 )
 from training.data.raw import RawCorpus
-from training.data.sources import Corpus
 from training.data.texts import sentences
 from training.data.tokenizer_training import train_tokenizer
 from training.loop import train
 from training.objectives.univae import Tokens, UniVAEObjective, join_singles
-from training.preparation import Setup, heads_of
-
-TEXTS = (
-    "The ferry leaves at six. The last one is late!",
-    "今晚的月亮很圆。我们坐在桥上看了很久，谁也没说话。",
-    "Marta sold her bicycle to a neighbour.",
-    "Marta sold her bicycle to a neighbour.",
-    "钥匙放在门口的花盆下面。",
-    "A grey cat slept on the warm stones behind the old mill, and nobody thought of waking it before noon.",
-    "Snow.",
-)
-ENCODERS = {"roformer": RoFormerConfig, "roformer_v2": RoFormerV2Config}
-SIZES = {"hidden_size": 16, "num_layers": 3, "num_heads": 2, "intermediate_size": 24}
-NO_DROPOUT = {"dropout": 0.0, "attention_dropout": 0.0}
-RAW = RawCorpus(fixed=TEXTS, dev_fraction=0.3)
-
-
-def config_of(**settings: object) -> UniVAEConfig:
-    latent = {"num_latents": 2, "size": 4, **{key: settings.pop(key) for key in ("posterior",) if key in settings}}
-    latent = {**latent, **{key: settings.pop(key) for key in ("num_latents", "kappa") if key in settings}}
-    return UniVAEConfig(**{"latent": LatentConfig(**latent), "batch_tokens": 64, "max_tokens": 16, **settings})
-
-
-def setup_of(
-    config: UniVAEConfig,
-    kind: str = "roformer",
-    raw: RawCorpus = RAW,
-    tokenizer: TextTokenizer | None = None,
-    dev: tuple[Document, ...] = (),
-) -> Setup:
-    tokenizer = tokenizer or train_tokenizer(TEXTS, vocab_size=300, min_frequency=1)
-    run = RunConfig(
-        name="small",
-        data=DataConfig(texts=("in memory",)),
-        model=ModelSection(encoder={"kind": kind}),
-        objectives=ObjectivesConfig(univae=config),
-        batch=BatchConfig(accumulate=2),
-    )
-    encoder = ENCODERS[kind](vocab_size=tokenizer.vocab_size, **SIZES, **NO_DROPOUT)
-    corpus = Corpus(labels=LabelSet(()), train=(), dev=dev, sha256="", raw=raw)
-    model = ModelConfig(encoder=encoder, heads=heads_of(run))
-    return Setup(run=run, corpus=corpus, tokenizer=tokenizer, config=model, weights={})
-
-
-def objective_of(setup: Setup) -> tuple[UniVAEObjective, TextModel]:
-    """With weights wide enough that codes matter."""
-    model = setup.build_model().double()
-    for parameter in model.parameters():
-        if parameter.dim() == 2:
-            torch.nn.init.normal_(parameter, std=0.4)
-    assert setup.run.objectives.univae is not None
-    return UniVAEObjective(setup, model, Accelerator(cpu=True), setup.run.objectives.univae), model
 
 
 def batches_of(objective: UniVAEObjective, epoch: int = 0) -> list[list[Tokens]]:
@@ -359,47 +299,6 @@ def test_without_noise_samples_are_the_centres() -> None:
     model.eval()
     evidence = objective.dev_evidence(sampled=True)
     assert (evidence.cross_entropy, evidence.kl) == (objective.dev_loss(), 0.0)
-
-
-def test_nothing_held_out_is_refused_unless_documents_are() -> None:
-    nothing = RawCorpus(fixed=TEXTS)
-    with pytest.raises(ConfigError, match=r"data\.dev_fraction: found no sentence held out"):
-        objective_of(setup_of(config_of(), raw=nothing))
-    objective, _ = objective_of(setup_of(config_of(), raw=nothing, dev=(Document(TEXTS[0]),)))
-    assert objective.steps(0)
-    with pytest.raises(ConfigError, match=r"data\.dev_fraction: found no sentence held out"):
-        objective.dev_loss()
-
-
-def test_an_epoch_without_a_sentence_is_refused() -> None:
-    objective, _ = objective_of(setup_of(config_of(), raw=RawCorpus(fixed=(" ",)), dev=(Document(TEXTS[0]),)))
-    with pytest.raises(ConfigError, match=r"data\.texts: found no sentence in the texts of epoch 1"):
-        objective.steps(0)
-
-
-def test_a_tokenizer_without_start_or_end_is_refused() -> None:
-    bare = Tokenizer(models.WordLevel({"[UNK]": 0, "a": 1, "[PAD]": 2}, unk_token="[UNK]"))
-    bare.pre_tokenizer = pre_tokenizers.Whitespace()
-    with pytest.raises(ConfigError, match="puts 0 tokens before a text and 0 after it, expected at least one each"):
-        objective_of(setup_of(config_of(), tokenizer=TextTokenizer(bare)))
-
-
-@pytest.mark.parametrize("max_tokens", [1, 2])
-def test_max_tokens_without_room_is_refused(max_tokens: int) -> None:
-    with pytest.raises(ConfigError, match=rf"max_tokens: found {max_tokens}, expected more than the 2 special tokens"):
-        objective_of(setup_of(config_of(max_tokens=max_tokens)))
-
-
-def test_a_foreign_encoder_is_refused() -> None:
-    setup = setup_of(config_of())
-    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 30}
-    foreign = HuggingFaceConfig(model_type="bert", config=sizes)
-    config = ModelConfig(encoder=foreign, heads=Heads(language_model=LanguageModelConfig()))
-    model = replace(setup, config=config).build_model()
-    with pytest.raises(ConfigError, match=r"objectives\.univae: found the encoder HuggingFaceEncoder"):
-        UniVAEObjective(setup, model, Accelerator(cpu=True), config_of())
-    with pytest.raises(ConfigError, match=r"heads\.latent: found the encoder HuggingFaceEncoder"):
-        replace(setup, config=replace(config, heads=setup.config.heads)).build_model()
 
 
 @pytest.mark.parametrize("posterior", ["vmf", "gaussian", "none"])
