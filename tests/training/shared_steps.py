@@ -43,7 +43,7 @@ def record_steps(folder: Path, output: Path, *settings: str) -> None:
         return loss(objective, batch)
 
     loss = SpansObjective.loss
-    loop._update, SpansObjective.loss = recorded, seeded  # type: ignore[method-assign]
+    loop._update, SpansObjective.loss = recorded, seeded  # type: ignore[assignment, method-assign]
     try:
         reports = list(loop.train(setup, state, accelerator))
     finally:
