@@ -184,6 +184,11 @@ class SimilarityConfig(WeightConfig):
         if (self.stage == "distillation") != (self.teacher is not None):
             raise ValueError(f"stage {self.stage!r}, teacher {self.teacher!r}: expected a teacher to distil from")
 
+    @property
+    def writes(self) -> bool:
+        """Whether sentences are written, so that the model can write similar ones."""
+        return self.generation > 0 and self.stage != "supervised"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MaskedLanguageModelConfig(WeightConfig):

@@ -143,7 +143,7 @@ def _require_writing(recognizer: Recognizer) -> None:
     recognizer.require_head("embedding")
     run = recognizer.manifest.run
     similarity = structure(ObjectivesConfig, run.get("objectives", {}), "run.objectives").similarity
-    if run and not (similarity and similarity.generation > 0 and similarity.stage != "supervised"):
+    if run and not (similarity and similarity.writes):
         found = f"generation {similarity.generation}, stage {similarity.stage!r}" if similarity else "none"
         raise ConfigError(
             f"run.objectives.similarity of {recognizer.manifest.name!r}: found {found}, expected generation above 0 "

@@ -128,7 +128,7 @@ def heads_of(run: RunConfig) -> Heads:
         run.objectives.similarity,
         run.objectives.masked_language_model,
     )
-    writes = univae or masked or (similarity and similarity.generation and similarity.stage != "supervised")
+    writes = univae or masked or (similarity and similarity.writes)
     return Heads(
         spans=run.model.head if run.data.train else None,
         embedding=EmbeddingConfig(size=similarity.size) if similarity else None,

@@ -74,7 +74,7 @@ class SimilarityObjective:
     def __init__(self, setup: Setup, model: TextModel, accelerator: Accelerator, config: SimilarityConfig) -> None:
         assert model.embedding is not None
         supervised = config.stage == "supervised"
-        self.writes = config.generation > 0 and not supervised
+        self.writes = config.writes
         if self.writes:
             walked(cast(Encoder, model.encoder), "objectives.similarity.generation")
         self.model = model
