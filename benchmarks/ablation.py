@@ -232,7 +232,7 @@ def augmented(run: Run, data: Path, state: Path, usage: Usage) -> Path:
         train(replace(run, arm=SIMILAR), data, folder, Usage())
     target = folder / "augmented.jsonl"
     documents = str(subset(run, data, folder))
-    usage.call(["augment", str(generator), documents, "-o", str(target), "--seed", str(run.seed)])
+    usage.call(["augment", str(generator), documents, "-o", str(target), "--samples", "16", "--seed", str(run.seed)])
     return target
 
 
