@@ -247,11 +247,11 @@ def table(rows: Sequence[Row]) -> Iterator[str]:
             if not own or not plain:
                 continue
             f1 = [row.f1 for row in own]
-            spread = statistics.stdev(f1) if len(f1) > 1 else 0.0
+            spread = f"({statistics.stdev(f1):.4f}) of {len(f1)}" if len(f1) > 1 else "(one seed)"
             gain = statistics.fmean(f1) - statistics.fmean(row.f1 for row in plain)
             cpu = statistics.median(row.cpu_s for row in own) / statistics.median(row.cpu_s for row in plain)
             memory = statistics.median(row.peak_mib for row in own) / statistics.median(row.peak_mib for row in plain)
-            score = f"{statistics.fmean(f1):.4f} ({spread:.4f}) of {len(f1)}"
+            score = f"{statistics.fmean(f1):.4f} {spread}"
             yield f"| {data} | {share:g} | {arm} | {score} | {gain:+.4f} | {cpu:.2f} | {memory:.2f} |"
 
 

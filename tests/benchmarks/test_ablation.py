@@ -79,7 +79,7 @@ def test_the_table_says_mean_spread_gain_and_cost() -> None:
     lines = list(table([*rows, row("cmeee", 1.0, PLAIN, 0, 0.6)]))
     assert "| cluener | 0.1 | plain | 0.5100 (0.0100) of 3 | +0.0000 | 1.00 | 1.00 |" in lines
     assert "| cluener | 0.1 | ema | 0.5400 (0.0100) of 3 | +0.0300 | 1.00 | 1.00 |" in lines
-    assert "| cmeee | 1 | plain | 0.6000 (0.0000) of 1 | +0.0000 | 1.00 | 1.00 |" in lines
+    assert "| cmeee | 1 | plain | 0.6000 (one seed) | +0.0000 | 1.00 | 1.00 |" in lines
     assert not [line for line in lines if "| 0.01 |" in line]  # nothing to compare with
 
 
