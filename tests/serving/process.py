@@ -8,6 +8,7 @@ import re
 import socket
 import subprocess
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPConnection
@@ -18,13 +19,13 @@ from tests.serving.conftest import until
 
 @dataclass
 class Process:
-    """A running service."""
+    """A running service. Its log is read as it is written: a full pipe would hold it up."""
 
     popen: subprocess.Popen[str]
     port: int
     stdin: IO[str]
     stdout: IO[str]
-    stderr: IO[str]
+    log: Future[list[str]]
 
     def request(self, method: str, path: str, body: object = None) -> tuple[int, bytes]:
         connection = HTTPConnection("127.0.0.1", self.port, timeout=120)
@@ -48,7 +49,7 @@ class Process:
 
     def end(self) -> tuple[int, str]:
         """Exit code and what stands in the log, once it has ended by itself."""
-        return self.popen.wait(120), self.stderr.read()
+        return self.popen.wait(120), "".join(self.log.result())
 
 
 @contextmanager
@@ -56,14 +57,14 @@ def running(command: Sequence[str], **settings: str) -> Iterator[Process]:
     """The service that a command starts on a free port, once it is ready; killed at the end."""
     environment = {**os.environ, "NER_PORT": "0", **settings}
     pipes: Any = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-    with subprocess.Popen(command, env=environment, text=True, **pipes) as popen:
+    with subprocess.Popen(command, env=environment, text=True, **pipes) as popen, ThreadPoolExecutor() as threads:
         assert popen.stdin is not None
         assert popen.stdout is not None
         assert popen.stderr is not None
         try:
             told = (re.search(r"listening on 127\.0\.0\.1, port (\d+)", line) for line in popen.stderr)
             port = int(next(found[1] for found in told if found))
-            process = Process(popen, port, popen.stdin, popen.stdout, popen.stderr)
+            process = Process(popen, port, popen.stdin, popen.stdout, threads.submit(list, popen.stderr))
             until(process.is_listening)
             until(lambda: process.request("GET", "/health/ready")[0] == 200)
             yield process
