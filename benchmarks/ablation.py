@@ -58,7 +58,7 @@ ARMS: dict[str, tuple[str, ...]] = {
         "objectives.univae.final_weight=0.0",
     ),
     "r_drop": ("regularisation.r_drop=4.0",),
-    "fgm": ("regularisation.fgm=1.0",),
+    "fgm": ("regularisation.fgm=0.1",),
     "ema": ("regularisation.ema=0.99",),
     AUGMENTED: (),
 }
