@@ -239,3 +239,15 @@ def test_weights_that_do_not_fit_are_refused(fresh: Setup) -> None:
     del weights["encoder.layers.0.feed_in.bias"]
     with pytest.raises(ConfigError, match=r"weights do not fit: .*encoder\.layers\.0\.feed_in\.bias"):
         replace(fresh, weights=weights).build_model()
+
+
+def test_another_teacher_in_its_place_is_another_run(run_folder: Path, tiny_bundle: Bundle, tmp_path: Path) -> None:
+    setup = small_setup(run_folder)
+    similarity = SimilarityConfig(stage="distillation", teacher="teacher")
+    run = replace(setup.run, objectives=ObjectivesConfig(similarity=similarity))
+    setup = replace(setup, run=run, folder=tmp_path)
+    found = []
+    for name in ("one", "one", "other"):
+        replace(tiny_bundle, manifest=replace(tiny_bundle.manifest, name=name)).save(tmp_path / "teacher")
+        found.append(setup.fingerprint())
+    assert found[0] == found[1] != found[2]

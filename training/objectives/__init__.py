@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-from torch import nn
+from torch import Tensor, nn
 
 from training.config import WeightConfig
 
@@ -66,3 +66,13 @@ class Weighted:
 def steps_of(batches: Sequence[T], batches_a_step: int) -> list[Sequence[T]]:
     """Batches in their order, so many a step; the last step has what is left."""
     return [batches[first : first + batches_a_step] for first in range(0, len(batches), batches_a_step)]
+
+
+def backward_each(loss: Callable[[T], Tensor], batches: Iterable[T], scale: float) -> float:
+    """Add the gradient of `scale` times each batch's summed loss, one graph at a time; their sum, unscaled."""
+    summed = 0.0
+    for batch in batches:
+        total = loss(batch)
+        (total * scale).backward()
+        summed += float(total.detach())
+    return summed

@@ -26,7 +26,7 @@ from training.config import MaskedLanguageModelConfig
 from training.corruption import Vocabulary, mask_words
 from training.data.loader import batches_of_epoch
 from training.data.words import word_groups, word_spans
-from training.objectives import steps_of
+from training.objectives import backward_each, steps_of
 from training.preparation import Setup
 
 UNMASKED = -1
@@ -99,12 +99,7 @@ class MaskedLanguageModelObjective:
         return sum(len(text) for text in batch)
 
     def backward(self, batches: Sequence[list[MaskedText]], scale: float) -> float:
-        summed = 0.0
-        for batch in batches:
-            total = self.loss(batch)
-            (total * scale).backward()
-            summed += float(total.detach())
-        return summed
+        return backward_each(self.loss, batches, scale)
 
     @torch.no_grad()
     def dev_loss(self) -> float:

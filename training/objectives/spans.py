@@ -19,7 +19,7 @@ from training.data.augmentation import join_documents
 from training.data.loader import batches_of_epoch
 from training.data.targets import Example, encode_documents
 from training.losses import sparse_zlpr, symmetric_kl
-from training.objectives import steps_of
+from training.objectives import backward_each, steps_of
 from training.preparation import Setup
 
 
@@ -50,12 +50,7 @@ class SpansObjective:
         return sum(len(example) for example in batch)
 
     def backward(self, batches: Sequence[list[Example]], scale: float) -> float:
-        summed = 0.0
-        for batch in batches:
-            total = self.loss(batch)
-            (total * scale).backward()
-            summed += float(total.detach())
-        return summed
+        return backward_each(self.loss, batches, scale)
 
     def loss(self, batch: list[Example]) -> Tensor:
         """The loss summed over texts and annotated labels; in training with R-Drop, if the run has it."""

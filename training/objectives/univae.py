@@ -29,7 +29,7 @@ from ner_service.model.text_model import TextModel
 from training.config import UniVAEConfig
 from training.data.loader import batches_of_epoch
 from training.data.texts import sentences
-from training.objectives import steps_of
+from training.objectives import backward_each, steps_of
 from training.preparation import Setup
 
 SENTENCES_AT_ONCE = 1024
@@ -112,12 +112,7 @@ class UniVAEObjective:
         return sum(map(len, batch))
 
     def backward(self, batches: Sequence[list[Tokens]], scale: float) -> float:
-        summed = 0.0
-        for batch in batches:
-            total = self.loss(batch)
-            (total * scale).backward()
-            summed += float(total.detach())
-        return summed
+        return backward_each(self.loss, batches, scale)
 
     def dev_loss(self) -> float:
         return self.dev_evidence(sampled=False).cross_entropy

@@ -8,16 +8,13 @@ Source: Su et al., RoFormer (arXiv 2104.09864). Shapes: B rows, L tokens, D hidd
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from itertools import repeat
-
 from torch import Tensor, nn
 
 from ner_service.model.attention import KeyValueCache, RotaryAttention
 from ner_service.model.batch import Batch, Mask
 from ner_service.model.config import RoFormerConfig
 from ner_service.model.initialisation import initialise
-from ner_service.model.rotary import rotary_table
+from ner_service.model.rotary_encoder import RotaryEncoder
 
 
 class RoFormerLayer(nn.Module):
@@ -43,10 +40,8 @@ class RoFormerLayer(nn.Module):
         return self.feed_norm(hidden_BLD + fed_BLD)  # type: ignore[no-any-return]
 
 
-class RoFormer(nn.Module):
+class RoFormer(RotaryEncoder):
     """Token ids to hidden states [B, L, D]."""
-
-    walks: bool = True
 
     def __init__(self, config: RoFormerConfig) -> None:
         super().__init__()
@@ -66,29 +61,5 @@ class RoFormer(nn.Module):
         self.apply(initialise)
 
     def embed(self, batch: Batch) -> Tensor:
-        """What the first layer reads; without segments every token is of type 0."""
-        types = self.type_embedding.weight[0] if batch.segment_BL is None else self.type_embedding(batch.segment_BL)
-        embedded = self.token_embedding(batch.token_ids_BL) + types
+        embedded = self.token_embedding(batch.token_ids_BL) + self.types(batch)
         return self.embedding_projection(self.dropout(self.embedding_norm(embedded)))  # type: ignore[no-any-return]
-
-    def states(self, batch: Batch, caches: Sequence[KeyValueCache] | None = None) -> Iterator[Tensor]:
-        """Hidden states [B, L, D] that enter each layer, then those that leave the last; caches are extended."""
-        hidden_BLD = self.embed(batch)
-        table_BLK = self._table(batch.position_BL)
-        yield hidden_BLD
-        for layer, cache in zip(self.layers, caches or repeat(None), strict=False):
-            hidden_BLD = layer(hidden_BLD, table_BLK, batch.mask, cache)
-            yield hidden_BLD
-
-    def keys_values(self, layer: int, hidden_BLD: Tensor, position_BL: Tensor) -> KeyValueCache:
-        """What later tokens see in a layer of inputs that stand at `position_BL`."""
-        attention: RotaryAttention = self.layers[layer].attention  # type: ignore[assignment]
-        return attention.keys_values(hidden_BLD, self._table(position_BL))
-
-    def forward(self, batch: Batch, caches: Sequence[KeyValueCache] | None = None) -> Tensor:
-        for hidden_BLD in self.states(batch, caches):
-            last_BLD = hidden_BLD
-        return last_BLD
-
-    def _table(self, position_BL: Tensor) -> Tensor:
-        return rotary_table(position_BL, self.head_size, self.type_embedding.weight.dtype)

@@ -7,9 +7,6 @@ Source: kexue.fm/archives/8998. Shapes: B rows, L tokens, D hidden.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from itertools import repeat
-
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -17,7 +14,7 @@ from ner_service.model.attention import KeyValueCache, RotaryAttention
 from ner_service.model.batch import Batch, Mask
 from ner_service.model.config import RoFormerV2Config
 from ner_service.model.initialisation import initialise
-from ner_service.model.rotary import rotary_table
+from ner_service.model.rotary_encoder import RotaryEncoder
 
 
 class RoFormerV2Layer(nn.Module):
@@ -38,10 +35,8 @@ class RoFormerV2Layer(nn.Module):
         return self.norm(hidden_BLD + self.dropout(fed_BLD))  # type: ignore[no-any-return]
 
 
-class RoFormerV2(nn.Module):
+class RoFormerV2(RotaryEncoder):
     """Token ids to hidden states [B, L, D]."""
-
-    walks: bool = True
 
     def __init__(self, config: RoFormerV2Config) -> None:
         super().__init__()
@@ -57,28 +52,4 @@ class RoFormerV2(nn.Module):
         self.apply(initialise)
 
     def embed(self, batch: Batch) -> Tensor:
-        """What the first layer reads; without segments every token is of type 0."""
-        types = self.type_embedding.weight[0] if batch.segment_BL is None else self.type_embedding(batch.segment_BL)
-        return self.norm(self.dropout(self.token_embedding(batch.token_ids_BL) + types))  # type: ignore[no-any-return]
-
-    def states(self, batch: Batch, caches: Sequence[KeyValueCache] | None = None) -> Iterator[Tensor]:
-        """Hidden states [B, L, D] that enter each layer, then those that leave the last; caches are extended."""
-        hidden_BLD = self.embed(batch)
-        table_BLK = self._table(batch.position_BL)
-        yield hidden_BLD
-        for layer, cache in zip(self.layers, caches or repeat(None), strict=False):
-            hidden_BLD = layer(hidden_BLD, table_BLK, batch.mask, cache)
-            yield hidden_BLD
-
-    def keys_values(self, layer: int, hidden_BLD: Tensor, position_BL: Tensor) -> KeyValueCache:
-        """What later tokens see in a layer of inputs that stand at `position_BL`."""
-        attention: RotaryAttention = self.layers[layer].attention  # type: ignore[assignment]
-        return attention.keys_values(hidden_BLD, self._table(position_BL))
-
-    def forward(self, batch: Batch, caches: Sequence[KeyValueCache] | None = None) -> Tensor:
-        for hidden_BLD in self.states(batch, caches):
-            last_BLD = hidden_BLD
-        return last_BLD
-
-    def _table(self, position_BL: Tensor) -> Tensor:
-        return rotary_table(position_BL, self.head_size, self.type_embedding.weight.dtype)
+        return self.norm(self.dropout(self.token_embedding(batch.token_ids_BL) + self.types(batch)))  # type: ignore[no-any-return]

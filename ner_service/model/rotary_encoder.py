@@ -1,0 +1,59 @@
+"""The walk through the layers of an encoder with rotary attention. Knows no embedding and no kind of layer.
+
+Shapes: B rows, L tokens, D hidden, K head width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import repeat
+
+from torch import Tensor, nn
+
+from ner_service.model.attention import KeyValueCache, RotaryAttention
+from ner_service.model.batch import Batch
+from ner_service.model.rotary import rotary_table
+
+
+class RotaryEncoder(nn.Module):
+    """Token ids to hidden states [B, L, D]; an encoder brings its embeddings and its layers.
+
+    A layer takes hidden states, a table of angles, a mask and a cache or None, and has its attention as `attention`.
+    """
+
+    walks: bool = True
+    head_size: int
+    layers: nn.ModuleList
+    type_embedding: nn.Embedding
+
+    def embed(self, batch: Batch) -> Tensor:
+        """What the first layer reads, [B, L, D]."""
+        raise NotImplementedError
+
+    def types(self, batch: Batch) -> Tensor:
+        """The embedding of each token's type; without segments every token is of type 0."""
+        if batch.segment_BL is None:
+            return self.type_embedding.weight[0]
+        return self.type_embedding(batch.segment_BL)  # type: ignore[no-any-return]
+
+    def states(self, batch: Batch, caches: Sequence[KeyValueCache] | None = None) -> Iterator[Tensor]:
+        """Hidden states [B, L, D] that enter each layer, then those that leave the last; caches are extended."""
+        hidden_BLD = self.embed(batch)
+        table_BLK = self._table(batch.position_BL)
+        yield hidden_BLD
+        for layer, cache in zip(self.layers, caches or repeat(None), strict=False):
+            hidden_BLD = layer(hidden_BLD, table_BLK, batch.mask, cache)
+            yield hidden_BLD
+
+    def keys_values(self, layer: int, hidden_BLD: Tensor, position_BL: Tensor) -> KeyValueCache:
+        """What later tokens see in a layer of inputs that stand at `position_BL`."""
+        attention: RotaryAttention = self.layers[layer].attention  # type: ignore[assignment]
+        return attention.keys_values(hidden_BLD, self._table(position_BL))
+
+    def forward(self, batch: Batch, caches: Sequence[KeyValueCache] | None = None) -> Tensor:
+        for hidden_BLD in self.states(batch, caches):
+            last_BLD = hidden_BLD
+        return last_BLD
+
+    def _table(self, position_BL: Tensor) -> Tensor:
+        return rotary_table(position_BL, self.head_size, self.type_embedding.weight.dtype)
