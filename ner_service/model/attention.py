@@ -6,14 +6,20 @@ Q queries and M keys where their numbers differ.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ner_service.model.batch import CausalMask, Mask, PackedMask, UniLMMask
 from ner_service.model.rotary import rotate
+
+SHORT_TOKENS = 128
+"""Up to so many a CPU learns faster in bf16 by plain matrix products than by PyTorch's fused attention
+(`python -m benchmarks.attention`)."""
 
 
 @dataclass(slots=True)
@@ -87,9 +93,17 @@ def attend(query_BHQK: Tensor, key_BHMK: Tensor, value_BHMK: Tensor, mask: Mask,
             [functional.scaled_dot_product_attention(q, k, v, dropout_p=dropout) for q, k, v in texts], dim=2
         )
     allowed = _allowed(mask, query_BHQK.shape[2], key_BHMK.shape[2], query_BHQK.device)
-    return functional.scaled_dot_product_attention(
-        query_BHQK, key_BHMK, value_BHMK, attn_mask=allowed, dropout_p=dropout
-    )
+    with _kernel(query_BHQK, key_BHMK):
+        return functional.scaled_dot_product_attention(
+            query_BHQK, key_BHMK, value_BHMK, attn_mask=allowed, dropout_p=dropout
+        )
+
+
+def _kernel(query_BHQK: Tensor, key_BHMK: Tensor) -> AbstractContextManager[None]:
+    """Within, attention is computed by what is fastest there and back; without gradients, by what PyTorch chooses."""
+    learns = query_BHQK.requires_grad and torch.is_grad_enabled()
+    slow = learns and query_BHQK.dtype == torch.bfloat16 and query_BHQK.device.type == "cpu"
+    return sdpa_kernel(SDPBackend.MATH) if slow and key_BHMK.shape[2] <= SHORT_TOKENS else nullcontext()
 
 
 def _allowed(mask: Mask, num_queries: int, num_keys: int, device: torch.device) -> Tensor | None:
