@@ -89,21 +89,21 @@ def attend(query_BHQK: Tensor, key_BHMK: Tensor, value_BHMK: Tensor, mask: Mask,
     if isinstance(mask, PackedMask):
         lengths = [end - start for start, end in mask.bounds]
         texts = zip(*(tensor.split(lengths, dim=2) for tensor in (query_BHQK, key_BHMK, value_BHMK)), strict=True)
-        return torch.cat(
-            [functional.scaled_dot_product_attention(q, k, v, dropout_p=dropout) for q, k, v in texts], dim=2
-        )
+        with _kernel(query_BHQK, max(lengths)):
+            attended = [functional.scaled_dot_product_attention(q, k, v, dropout_p=dropout) for q, k, v in texts]
+        return torch.cat(attended, dim=2)
     allowed = _allowed(mask, query_BHQK.shape[2], key_BHMK.shape[2], query_BHQK.device)
-    with _kernel(query_BHQK, key_BHMK):
+    with _kernel(query_BHQK, key_BHMK.shape[2]):
         return functional.scaled_dot_product_attention(
             query_BHQK, key_BHMK, value_BHMK, attn_mask=allowed, dropout_p=dropout
         )
 
 
-def _kernel(query_BHQK: Tensor, key_BHMK: Tensor) -> AbstractContextManager[None]:
+def _kernel(query_BHQK: Tensor, num_keys: int) -> AbstractContextManager[None]:
     """Within, attention is computed by what is fastest there and back; without gradients, by what PyTorch chooses."""
     learns = query_BHQK.requires_grad and torch.is_grad_enabled()
     slow = learns and query_BHQK.dtype == torch.bfloat16 and query_BHQK.device.type == "cpu"
-    return sdpa_kernel(SDPBackend.MATH) if slow and key_BHMK.shape[2] <= SHORT_TOKENS else nullcontext()
+    return sdpa_kernel(SDPBackend.MATH) if slow and num_keys <= SHORT_TOKENS else nullcontext()
 
 
 def _allowed(mask: Mask, num_queries: int, num_keys: int, device: torch.device) -> Tensor | None:
