@@ -1,0 +1,1 @@
+"""How well entities are found: heads on one encoder (`heads`), and the served model beside others (`peers`)."""
