@@ -1,15 +1,16 @@
 """What an auxiliary objective or a regulariser is worth: F1, time and memory of every arm, three seeds each.
 
-    python -m benchmarks.ablation --data FOLDER --state FOLDER [--jobs 2] [--minutes 30]
+    python -m benchmarks.ablation --data FOLDER --state FOLDER [--generator BUNDLE] [--jobs 2] [--minutes 30]
     python -m benchmarks.ablation --table
 
 FOLDER of the data holds `cluener` and `cmeee`, each with `train.jsonl.gz` and `dev.jsonl.gz`; runs, their subsets and
 bundles stand in the state folder. A finished run is a line of `benchmarks/results/ablation.jsonl` and is never run
-again, so a killed command goes on with the run that it was in.
+again, so a killed command goes on with the run that it was in. Augmented documents are written by a generator, a bundle
+that learnt to write similar sentences from raw text; without one its arm is left out.
 
-Every arm is the recipe of its data with a few settings more. The number of epochs is fixed beforehand and the last
-epoch's F1 is the one that counts, so nothing is chosen on the dev documents. A run has one thread; its time is that of
-the processor, which a busy machine disturbs least.
+Every arm is the recipe of its data, less the objectives it has, with a few settings more. The number of epochs is fixed
+beforehand and the last epoch's F1 is the one that counts, so nothing is chosen on the dev documents. A run has one
+thread; its time is that of the processor, which a busy machine disturbs least.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -39,7 +40,6 @@ ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks/results/ablation.jsonl"
 SEEDS = (0, 1, 2)
 PLAIN = "plain"
-SIMILAR = "roformer_sim"
 AUGMENTED = "augmentation"
 
 ARMS: dict[str, tuple[str, ...]] = {
@@ -50,7 +50,7 @@ ARMS: dict[str, tuple[str, ...]] = {
         "objectives.similarity.batch_pairs=16",
         "objectives.similarity.final_weight=0.0",
     ),
-    SIMILAR: ("objectives.similarity.batch_pairs=8", "objectives.similarity.final_weight=0.0"),
+    "roformer_sim": ("objectives.similarity.batch_pairs=8", "objectives.similarity.final_weight=0.0"),
     "univae_vmf": ("objectives.univae.latent.num_latents=2", "objectives.univae.final_weight=0.0"),
     "univae_gaussian": (
         "objectives.univae.latent.num_latents=2",
@@ -109,12 +109,12 @@ def read_rows(path: Path = RESULTS) -> list[Row]:
     return [Row(**{**value, "settings": tuple(value["settings"])}) for value in values]
 
 
-def planned(rows: Sequence[Row]) -> list[Run]:
+def planned(rows: Sequence[Row], arms: Sequence[str]) -> list[Run]:
     """Runs still to do, as far as is known: which arms go on to other shares depends on those of a tenth."""
-    everything = _runs("cluener", 0.1, ARMS)
+    everything = _runs("cluener", 0.1, arms)
     first = means(rows, "cluener", 0.1)
-    if all(len(seeds_of(rows, "cluener", 0.1, arm)) == len(SEEDS) for arm in ARMS):
-        ranked = sorted((arm for arm in ARMS if arm != PLAIN), key=lambda arm: -first[arm])
+    if all(len(seeds_of(rows, "cluener", 0.1, arm)) == len(SEEDS) for arm in arms):
+        ranked = sorted((arm for arm in arms if arm != PLAIN), key=lambda arm: -first[arm])
         everything += _runs("cluener", 0.01, [PLAIN, *ranked[:3]])
         everything += _runs("cluener", 1.0, [PLAIN, ranked[0]])
         everything += _runs("cmeee", 1.0, [PLAIN, ranked[0]])
@@ -139,10 +139,10 @@ def means(rows: Sequence[Row], data: str, share: float) -> dict[str, float]:
     return {arm: statistics.fmean(row.f1 for row in own) for arm, own in found.items() if own}
 
 
-def execute(run: Run, data: Path, state: Path) -> Row:
+def execute(run: Run, data: Path, state: Path, generator: Path | None) -> Row:
     """Train from the start, for its whole cost is measured, and say what came of it."""
     usage = Usage()
-    extra = augmented(run, data, state, usage) if run.arm == AUGMENTED else None
+    extra = augmented(run, data, state, generator, usage) if generator and run.arm == AUGMENTED else None
     metrics = train(run, data, state, usage, extra)
     return Row(
         **asdict(run),
@@ -161,13 +161,14 @@ def execute(run: Run, data: Path, state: Path) -> Row:
 def train(run: Run, data: Path, state: Path, usage: Usage, extra: Path | None = None) -> dict[str, Any]:
     """Train an arm into `state`, on its share of the documents and those of `extra`; what the bundle says of itself."""
     output = state / run.name
-    sources = [source for source in (subset(run, data, state), extra) if source]
+    sources = [source for source in (subset(run, data, state), extra) if source and source.stat().st_size]
     listed = ", ".join(f'{{ path = "{source}" }}' for source in sources)
     epochs = EPOCHS[run.data, run.share]
     settings = (
         f"seed={run.seed}",
         f"epochs={epochs}",
         f"evaluate_every={epochs}",
+        "objectives={}",
         *ARMS[run.arm],
         f"data.train=[{listed}]",
         f'data.dev=[{{ path = "{data / run.data}/dev.jsonl.gz" }}]',
@@ -220,18 +221,10 @@ def subset(run: Run, data: Path, state: Path) -> Path:
     return target
 
 
-def augmented(run: Run, data: Path, state: Path, usage: Usage) -> Path:
-    """More documents from those of the run, by a RoFormer-Sim of the same seed, which learnt from no others.
-
-    Its training is not counted: it is an arm of its own.
-    """
-    folder = state / f"{run.name}-generator"
-    generator = folder / replace(run, arm=SIMILAR).name / "bundle"
-    if not generator.exists():
-        folder.mkdir(exist_ok=True)
-        train(replace(run, arm=SIMILAR), data, folder, Usage())
-    target = folder / "augmented.jsonl"
-    documents = str(subset(run, data, folder))
+def augmented(run: Run, data: Path, state: Path, generator: Path, usage: Usage) -> Path:
+    """More documents from those of the run. What the generator itself has cost is not counted: it serves every run."""
+    target = state / f"{run.name}.jsonl"
+    documents = str(subset(run, data, state))
     usage.call(["augment", str(generator), documents, "-o", str(target), "--samples", "16", "--seed", str(run.seed)])
     return target
 
@@ -259,6 +252,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path)
     parser.add_argument("--state", type=Path)
+    parser.add_argument("--generator", type=Path, help="bundle that writes the augmented documents")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
     parser.add_argument("--minutes", type=float, default=30.0, help="no run is begun after so many")
     parser.add_argument("--table", action="store_true")
@@ -268,17 +262,20 @@ def main() -> None:
         return
     if options.data is None or options.state is None:
         parser.error("expected --data and --state, or --table")
-    options.state.mkdir(parents=True, exist_ok=True)
+    data, state = options.data.resolve(), options.state.resolve()
+    generator = options.generator.resolve() if options.generator else None
+    arms = [arm for arm in ARMS if arm != AUGMENTED or generator]
+    state.mkdir(parents=True, exist_ok=True)
     until_s = time.monotonic() + 60 * options.minutes
     busy: set[Run] = set()
 
     def work() -> None:
         while time.monotonic() < until_s:
-            run = next((run for run in planned(read_rows()) if run not in busy), None)
+            run = next((run for run in planned(read_rows(), arms) if run not in busy), None)
             if run is None:
                 return
             busy.add(run)
-            row = execute(run, options.data.resolve(), options.state.resolve())
+            row = execute(run, data, state, generator)
             with RESULTS.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(asdict(row), ensure_ascii=False) + "\n")
             print(f"{run.name}: F1 {row.f1:.4f}, {row.cpu_s:.0f} s, {row.peak_mib:.0f} MiB", file=sys.stderr)
