@@ -1,14 +1,15 @@
 """Precision, recall and F1 over documents, by way of the recognizer: the measured F1 is the served F1.
 
 A prediction counts when start, end and label are all right. Every gold entity counts, also one that no token boundary
-fits. A label that a document is not annotated for is neither right nor wrong there. Knows no training.
+fits. A label that a document is not annotated for is neither right nor wrong there. Probabilities are measured by their
+expected calibration error. Knows no training.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 from seqeval.metrics.v1 import precision_recall_fscore_support
@@ -18,6 +19,10 @@ from ner_service.decoding import apply_overlap
 from ner_service.errors import NerServiceError
 from ner_service.recognizer import Recognizer
 from ner_service.types import Document, Entity
+from training.cells import annotated, calibration_error, cells_of
+
+LOWEST_PROBABILITY = 0.01
+"""Below it a gold entity's probability counts as 0 in the expected calibration error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +58,8 @@ class Report:
     `overlapping` counts the documents whose gold entities overlap, `flat` the others. `inner` and `outer` split the
     entities of all documents: an inner one, gold or predicted, lies inside a longer gold one.
     Where no gold overlaps, `flat_policy` scores the answers under `overlap: flat`, and `seqeval` is that library's view
-    of the same answers.
+    of the same answers. `ece` is the expected calibration error of all labels together, `label_ece` that of each that
+    has cells to count; None and empty where probabilities were not measured.
     """
 
     num_documents: int
@@ -66,6 +72,8 @@ class Report:
     inner: Score
     flat_policy: Score | None = None
     seqeval: dict[str, float] | None = None
+    ece: float | None = None
+    label_ece: dict[str, float] = field(default_factory=dict)
 
     @property
     def macro_f1(self) -> float:
@@ -83,12 +91,21 @@ class Report:
             "scores": {name: score.as_dict() for name, score in scores.items() if score is not None},
             "labels": {label: score.as_dict() for label, score in self.labels.items()},
             "seqeval": self.seqeval or {},
+            **({} if self.ece is None else {"ece": self.ece, "label_ece": self.label_ece}),
         }
 
 
 def evaluate(recognizer: Recognizer, documents: Sequence[Document]) -> Report:
-    """Recognise every document's text and report on it."""
-    return full_report(documents, predict(recognizer, documents))
+    """Recognise every document's text and report on it: on the answers, and on all that has a probability."""
+    report = full_report(documents, predict(recognizer, documents))
+    cells = cells_of(recognizer, documents, LOWEST_PROBABILITY)
+    label_ece = {}
+    for index, label in enumerate(recognizer.labels):
+        own_N = cells.label_N == index
+        error = calibration_error(cells.probability_N[own_N], cells.gold_N[own_N])
+        if error is not None:
+            label_ece[label] = error
+    return replace(report, ece=calibration_error(cells.probability_N, cells.gold_N), label_ece=label_ece)
 
 
 def full_report(documents: Sequence[Document], predictions: Sequence[tuple[Entity, ...] | None]) -> Report:
@@ -107,14 +124,14 @@ def predict(recognizer: Recognizer, documents: Sequence[Document]) -> list[tuple
     """
     answers = recognizer.recognize([document.text for document in documents])
     return [
-        None if isinstance(answer, NerServiceError) else _annotated(answer.entities, document)
+        None if isinstance(answer, NerServiceError) else annotated(answer.entities, document)
         for document, answer in zip(documents, answers, strict=True)
     ]
 
 
 def compare(documents: Sequence[Document], predictions: Sequence[Iterable[Entity] | None]) -> Report:
     """Score predictions, one collection or None a document, against the documents' entities."""
-    pairs = [(set(_annotated(d.entities, d)), set(p or ())) for d, p in zip(documents, predictions, strict=True)]
+    pairs = [(set(annotated(d.entities, d)), set(p or ())) for d, p in zip(documents, predictions, strict=True)]
     overlapping = [has_overlap(gold) for gold, _ in pairs]
     names = sorted({entity.label for gold, predicted in pairs for entity in gold | predicted})
     inside = [(_inner(gold, gold), _inner(predicted, gold)) for gold, predicted in pairs]
@@ -137,10 +154,6 @@ def has_overlap(entities: Iterable[Entity]) -> bool:
     """Whether two of the entities share a character."""
     ordered = sorted(entities, key=lambda entity: entity.key)
     return any(one.end > other.start for one, other in pairwise(ordered))
-
-
-def _annotated(entities: Iterable[Entity], document: Document) -> tuple[Entity, ...]:
-    return tuple(e for e in entities if document.annotated is None or e.label in document.annotated)
 
 
 def _inner(entities: set[Entity], gold: set[Entity]) -> set[Entity]:

@@ -10,6 +10,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from training.calibration import MIN_GOLD, Calibrated, Figures
 from training.data.targets import Unrepresentable
 from training.evaluation import Report, Score
 from training.loop import Progress as RunProgress
@@ -20,20 +21,36 @@ SHOWN = 10
 
 
 def score_table(report: Report) -> Table:
-    """Figures of a report: the whole, its parts, every label."""
-    table = Table("", "precision", "recall", "F1", "gold")
+    """Figures of a report: the whole, its parts, every label; ECE where it was measured."""
+    table = Table("", "precision", "recall", "F1", "gold", *([] if report.ece is None else ["ECE"]))
     for name in ("micro", "flat", "overlapping", "outer", "inner", "flat_policy"):
         score = getattr(report, name)
         if score is not None and (score.num_gold or name == "micro"):
-            table.add_row(name, *_cells(score))
+            table.add_row(name, *_cells(score), *([_figure(report.ece)] if name == "micro" else []))
     table.add_row("macro", "", "", f"{report.macro_f1:.4f}", "")
     if report.seqeval:
         table.add_row("seqeval", *(f"{report.seqeval[key]:.4f}" for key in ("precision", "recall", "f1")), "")
     table.add_section()
     for label, score in report.labels.items():
-        table.add_row(Text(label), *_cells(score))
+        table.add_row(
+            Text(label), *_cells(score), *([_figure(report.label_ece.get(label))] if report.label_ece else [])
+        )
     if report.num_refused:
         table.caption = f"{report.num_refused} of {report.num_documents} documents have too many candidates: no answer"
+    return table
+
+
+def calibration_table(calibrated: Calibrated) -> Table:
+    """Every label's fit and threshold, and what they are worth: before, and after on folds that took no part."""
+    columns = ("gold", "ECE before", "after", "F1 before", "after")
+    table = Table("", "slope", "intercept", "threshold", *columns)
+    table.add_row("all labels", "", "", "", *_before_and_after(calibrated.total))
+    table.add_section()
+    for label, fit in calibrated.labels.items():
+        parameters = (f"{fit.slope:.3f}{'*' if fit.pooled else ''}", f"{fit.intercept:+.3f}", f"{fit.threshold:.2f}")
+        table.add_row(Text(label), *parameters, *_before_and_after(fit))
+    if any(fit.pooled for fit in calibrated.labels.values()):
+        table.caption = f"* fewer than {MIN_GOLD} gold entities: the fit of all labels together"
     return table
 
 
@@ -98,3 +115,12 @@ def _listed(values: Mapping[str, float]) -> str:
 
 def _cells(score: Score) -> tuple[str, str, str, str]:
     return (f"{score.precision:.4f}", f"{score.recall:.4f}", f"{score.f1:.4f}", str(score.num_gold))
+
+
+def _before_and_after(figures: Figures) -> tuple[str, ...]:
+    ece = (_figure(figures.ece_before), _figure(figures.ece))
+    return (str(figures.gold), *ece, f"{figures.f1_before:.4f}", f"{figures.f1:.4f}")
+
+
+def _figure(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"

@@ -6,7 +6,7 @@ import typer
 
 from training.cli import latent
 from training.cli.augment import augment
-from training.cli.bundles import evaluate, export
+from training.cli.bundles import calibrate, evaluate, export
 from training.cli.runs import init, pretrain, train
 from training.cli.similar import similar
 
@@ -16,6 +16,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for verb in (init, train, pretrain, evaluate, export, augment, similar):
+for verb in (init, train, pretrain, evaluate, calibrate, export, augment, similar):
     app.command()(verb)
 app.add_typer(latent.app, name="latent")

@@ -1,4 +1,4 @@
-"""ner-train evaluate, export: what is done with a finished bundle."""
+"""ner-train evaluate, calibrate, export: what is done with a finished bundle."""
 
 from __future__ import annotations
 
@@ -12,28 +12,63 @@ import typer
 from rich.console import Console
 
 from ner_service.bundle import Bundle
-from ner_service.formats import FORMATS, read_documents
-from ner_service.recognizer import Recognizer
+from ner_service.records import unstructure
+from ner_service.recognizer import Recognizer, pick_device
 from ner_service.terminal import refusals, say
-from training import evaluation
+from training import calibration, evaluation
+from training.cli.documents import Data, Folder, Format, named_in_run, read_data
 from training.cli.options import Device, Json
-from training.reports import score_table
+from training.data.sources import digest
+from training.reports import calibration_table, score_table
 
 
 def evaluate(
     bundle: Annotated[Path, typer.Argument(help="A bundle.")],
-    data: Annotated[Path, typer.Argument(help="Annotated documents.")],
-    format: Annotated[str, typer.Option(help=f"Format of the documents: auto, {', '.join(FORMATS)}.")] = "auto",
+    data: Data,
+    format: Format = "auto",
+    folder: Folder = None,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Measure a bundle on annotated documents: strict precision, recall and F1."""
+    """Measure a bundle on annotated documents: strict precision, recall and F1, and the error of its probabilities."""
     with refusals():
-        report = evaluation.evaluate(Recognizer.load(bundle, device), list(read_documents(data, format)))
+        report = evaluation.evaluate(Recognizer.load(bundle, device), read_data(data, format, folder))
         if as_json:
             print(json.dumps(report.as_dict(), ensure_ascii=False))
         else:
             Console().print(score_table(report))
+
+
+def calibrate(
+    bundle: Annotated[Path, typer.Argument(help="A bundle.")],
+    data: Data,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where the calibrated bundle goes.")],
+    format: Format = "auto",
+    folder: Folder = None,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Fit a bundle's probabilities and thresholds to documents that it was neither trained nor chosen on."""
+    with refusals():
+        source = Bundle.load(bundle)
+        documents = read_data(data, format, folder)
+        for name in named_in_run(documents, source.manifest.run):
+            say(f"warning: {name} is named in the bundle's own run: what was learnt or chosen on it looks too good")
+        found = calibration.calibrate(source, documents, pick_device(device))
+        made = {"documents": len(documents), "sha256": digest((), documents), **unstructure(found.total)}
+        figures = {"calibration": made, "calibration_labels": unstructure(found.labels)}
+        manifest = replace(
+            source.manifest,
+            calibration=found.calibration,
+            thresholds=found.thresholds,
+            metrics={**source.manifest.metrics, **figures},
+        )
+        replace(source, manifest=manifest).save(output)
+        if as_json:
+            print(json.dumps(figures, ensure_ascii=False))
+        else:
+            Console().print(calibration_table(found))
+        say(f"Wrote {output}")
 
 
 def export(

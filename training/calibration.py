@@ -1,0 +1,290 @@
+"""Probabilities that can be believed, and the threshold of each label: fitted on documents that trained nothing.
+
+Platt's model, for each label: p = sigma(slope * s + intercept) of a cell's logit s, slope > 0. Cells at or below
+`LOWEST_LOGIT` take no part, gold or not: what is seen then depends on s alone, which leaves p(gold | s) as it is. Gold
+cells from there without the others would tell the fit that low logits are gold.
+
+Figures are of what was not fitted on: each fifth of the documents, by a hash of the text, is measured with what the
+other four give. Knows no files. Shapes: N cells, C labels, F folds; `parameters` are log slope and intercept.
+
+Source: Platt, Probabilistic Outputs for Support Vector Machines (1999).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from ner_service.bundle import Bundle, Manifest
+from ner_service.decoding import Calibration, FloatArray, IntArray
+from ner_service.errors import ConfigError
+from ner_service.recognizer import Recognizer
+from ner_service.types import Document
+from training.cells import BoolArray, calibration_error, cells_of
+from training.data.raw import fraction_of
+from training.evaluation import Score
+
+LOWEST_LOGIT = -8.0
+"""Cells above it are looked at: p < 0.05 below it for any slope above 0.37, and a text has a dozen above it."""
+
+MIN_GOLD = 20
+"""Gold entities that a label needs for a fit and a threshold of its own: ten for each of a fit's two parameters.
+
+Source: Peduzzi et al., A simulation study of the number of events per variable in logistic regression (1996).
+"""
+
+NUM_FOLDS = 5
+NUM_STEPS = 200
+"""Steps after which a fit ends in any case; ten are usual."""
+
+DEFAULT_THRESHOLD = 0.5
+THRESHOLDS = np.arange(5, 96) / 100
+"""What a label's threshold is chosen from."""
+
+_NEUTRAL = (2.0, 0.0)  # slope and intercept of scores that were not calibrated
+_READING_SLOPE = 0.25  # so gentle that no probability rounds to 1: logits are read back from the recognizer's answer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Logits:
+    """Label index, logit, whether gold, and fold of each cell; -inf is the logit of a gold entity not looked at."""
+
+    label_N: IntArray
+    score_N: FloatArray
+    gold_N: BoolArray
+    fold_N: IntArray
+
+    def where(self, chosen_N: BoolArray) -> Logits:
+        """Some of the cells."""
+        return Logits(
+            label_N=self.label_N[chosen_N],
+            score_N=self.score_N[chosen_N],
+            gold_N=self.gold_N[chosen_N],
+            fold_N=self.fold_N[chosen_N],
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figures:
+    """Gold entities, expected calibration error and F1, before and, on folds that took no part in the fit, after.
+
+    There is no calibration error where there is no cell to count.
+    """
+
+    gold: int
+    ece_before: float | None
+    ece: float | None
+    f1_before: float
+    f1: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelFigures(Figures):
+    """A label's fit and figures. `pooled`: its gold entities are too few, so its fit is that of all labels together."""
+
+    slope: float
+    intercept: float
+    threshold: float
+    pooled: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Calibrated:
+    """What a manifest is to say, and figures of all labels together and of each."""
+
+    calibration: Calibration
+    thresholds: Mapping[str, float]
+    total: Figures
+    labels: Mapping[str, LabelFigures]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeldOut:
+    """The probability of each cell by the fit of the other folds, and the best threshold of these, for each fold."""
+
+    probability_N: FloatArray
+    threshold_FC: FloatArray
+
+
+def calibrate(bundle: Bundle, documents: Sequence[Document], device: torch.device) -> Calibrated:
+    """Fit a bundle's probabilities and thresholds to documents; those that it has count for the figures before alone.
+
+    Raises:
+        MissingHeadError: the bundle finds no entities.
+        ConfigError: the documents have a label that the bundle does not have, or no entity.
+    """
+    return fit(read_logits(bundle, documents, device), bundle.manifest)
+
+
+def read_logits(bundle: Bundle, documents: Sequence[Document], device: torch.device) -> Logits:
+    """The cells of documents as the recognizer finds them, with logits in place of probabilities.
+
+    Raises:
+        MissingHeadError: the bundle finds no entities.
+        ConfigError: the documents have a label that the bundle does not have, or no entity.
+    """
+    num_labels = len(bundle.manifest.labels)
+    reading = Calibration(slopes=(_READING_SLOPE,) * num_labels, intercepts=(0.0,) * num_labels)
+    manifest = replace(bundle.manifest, calibration=reading, max_candidates=2**31 - 1)
+    recognizer = Recognizer(replace(bundle, manifest=manifest), device)
+    recognizer.require_head("spans")
+    _check(documents, manifest.labels)
+    cells = cells_of(recognizer, documents, threshold=1 / (1 + math.exp(-_READING_SLOPE * LOWEST_LOGIT)))
+    fold_of_document = np.array([int(fraction_of(document.text) * NUM_FOLDS) for document in documents])
+    with np.errstate(divide="ignore"):
+        score_N = (np.log(cells.probability_N) - np.log1p(-cells.probability_N)) / _READING_SLOPE
+    return Logits(
+        label_N=cells.label_N, score_N=score_N, gold_N=cells.gold_N, fold_N=fold_of_document[cells.document_N]
+    )
+
+
+def fit(logits: Logits, manifest: Manifest) -> Calibrated:
+    """Calibration and thresholds from all cells, and figures from folds that took no part."""
+    names = manifest.labels
+    before = manifest.calibration or Calibration.uncalibrated(len(names))
+    before_N = before.probability(logits.label_N, logits.score_N)
+    held_out = cross_fit(logits, len(names))
+    calibration, pooled = fit_labels(logits, len(names))
+    labels, scores_before, scores = {}, [], []
+    for label, name in enumerate(names):
+        own_N = logits.label_N == label
+        gold_N = logits.gold_N[own_N]
+        threshold, score = _threshold(logits, held_out, label)
+        scores.append(score)
+        scores_before.append(_score(before_N[own_N] > manifest.thresholds[name], gold_N))
+        labels[name] = LabelFigures(
+            gold=score.num_gold,
+            ece_before=calibration_error(before_N[own_N], gold_N),
+            ece=calibration_error(held_out.probability_N[own_N], gold_N),
+            f1_before=scores_before[-1].f1,
+            f1=score.f1,
+            slope=calibration.slopes[label],
+            intercept=calibration.intercepts[label],
+            threshold=threshold,
+            pooled=pooled[label],
+        )
+    total = Figures(
+        gold=int(logits.gold_N.sum()),
+        ece_before=calibration_error(before_N, logits.gold_N),
+        ece=calibration_error(held_out.probability_N, logits.gold_N),
+        f1_before=_sum(scores_before).f1,
+        f1=_sum(scores).f1,
+    )
+    thresholds = {name: figures.threshold for name, figures in labels.items()}
+    return Calibrated(calibration=calibration, thresholds=thresholds, total=total, labels=labels)
+
+
+def cross_fit(logits: Logits, num_labels: int) -> HeldOut:
+    """For each fold, what the other folds say of it."""
+    probability_N = np.empty(len(logits.label_N))
+    threshold_FC = np.empty((NUM_FOLDS, num_labels))
+    for fold in range(NUM_FOLDS):
+        inside_N = logits.fold_N == fold
+        inside, others = logits.where(inside_N), logits.where(~inside_N)
+        calibration, _ = fit_labels(others, num_labels)
+        probability_N[inside_N] = calibration.probability(inside.label_N, inside.score_N)
+        others_N = calibration.probability(others.label_N, others.score_N)
+        for label in range(num_labels):
+            own_N = others.label_N == label
+            threshold_FC[fold, label] = best_threshold(others_N[own_N], others.gold_N[own_N])
+    return HeldOut(probability_N=probability_N, threshold_FC=threshold_FC)
+
+
+def fit_labels(logits: Logits, num_labels: int) -> tuple[Calibration, tuple[bool, ...]]:
+    """A fit for each label, and whether it is that of all labels together for want of gold.
+
+    Each fit is drawn a little to what it falls back on: a label's to that of all labels, and this to no calibration.
+    """
+    seen = logits.where(np.isfinite(logits.score_N))
+    together = fit_sigmoid(seen.score_N, seen.gold_N, _NEUTRAL)
+    fits, pooled = [], []
+    for label in range(num_labels):
+        own = seen.where(seen.label_N == label)
+        pooled.append(bool(own.gold_N.sum() < MIN_GOLD))
+        fits.append(together if pooled[-1] else fit_sigmoid(own.score_N, own.gold_N, together))
+    slopes, intercepts = zip(*fits, strict=True)
+    return Calibration(slopes=slopes, intercepts=intercepts), tuple(pooled)
+
+
+def fit_sigmoid(score_N: FloatArray, gold_N: BoolArray, prior: tuple[float, float]) -> tuple[float, float]:
+    """Slope (> 0) and intercept of the best sigma(slope * s + intercept) for what is gold.
+
+    Most likely together with a normal prior of deviation 1 around the log of the prior's slope and around its
+    intercept. That weighs as much as four cells at p = 0.5, and keeps a fit finite that tells all cells apart.
+    Newton's method with the expected curvature; no step is longer than 1 or raises the loss.
+    """
+    centre = np.array([math.log(prior[0]), prior[1]])
+    parameters = centre.copy()
+    for _ in range(NUM_STEPS):
+        slope_score_N = np.exp(parameters[0]) * score_N
+        probability_N = _sigmoid(slope_score_N + parameters[1])
+        jacobian = np.stack([slope_score_N, np.ones_like(score_N)])
+        gradient = jacobian @ (probability_N - gold_N) + parameters - centre
+        curvature = (jacobian * (probability_N * (1 - probability_N))) @ jacobian.T + np.eye(2)
+        step = np.linalg.solve(curvature, gradient)
+        step /= max(1.0, float(np.abs(step).max()))
+        loss = _loss(parameters, centre, score_N, gold_N)
+        while _loss(parameters - step, centre, score_N, gold_N) > loss:
+            step /= 2
+        parameters = parameters - step
+        if np.abs(step).max() < 1e-9:
+            break
+    return float(np.exp(parameters[0])), float(parameters[1])
+
+
+def best_threshold(probability_N: FloatArray, gold_N: BoolArray) -> float:
+    """The one of `THRESHOLDS` above which F1 is highest; of equal ones the nearest to the default."""
+    num_found = len(probability_N) - np.searchsorted(np.sort(probability_N), THRESHOLDS, side="right")
+    num_right = gold_N.sum() - np.searchsorted(np.sort(probability_N[gold_N]), THRESHOLDS, side="right")
+    f1 = 2 * num_right / np.maximum(num_found + gold_N.sum(), 1)
+    return float(THRESHOLDS[np.lexsort((np.abs(THRESHOLDS - DEFAULT_THRESHOLD), -f1))[0]])
+
+
+def _threshold(logits: Logits, held_out: HeldOut, label: int) -> tuple[float, Score]:
+    """A label's threshold and its score on held-out folds: the folds' median if it pays there, else the default."""
+    own_N = logits.label_N == label
+    probability_N, gold_N = held_out.probability_N[own_N], logits.gold_N[own_N]
+    default = _score(probability_N > DEFAULT_THRESHOLD, gold_N)
+    chosen = _score(probability_N > held_out.threshold_FC[logits.fold_N[own_N], label], gold_N)
+    if chosen.num_gold < MIN_GOLD or chosen.f1 <= default.f1:
+        return DEFAULT_THRESHOLD, default
+    return float(np.median(held_out.threshold_FC[:, label])), chosen
+
+
+def _score(found_N: BoolArray, gold_N: BoolArray) -> Score:
+    return Score(int(found_N.sum()), int(gold_N.sum()), int((found_N & gold_N).sum()))
+
+
+def _sum(scores: Sequence[Score]) -> Score:
+    return Score(
+        sum(score.num_predicted for score in scores),
+        sum(score.num_gold for score in scores),
+        sum(score.num_right for score in scores),
+    )
+
+
+def _loss(
+    parameters: npt.NDArray[np.float64], centre: npt.NDArray[np.float64], score_N: FloatArray, gold_N: BoolArray
+) -> float:
+    logit_N = np.exp(parameters[0]) * score_N + parameters[1]
+    misfit = np.logaddexp(0.0, logit_N).sum() - logit_N[gold_N].sum()
+    return float(misfit + ((parameters - centre) ** 2).sum() / 2)
+
+
+def _sigmoid(logit_N: FloatArray) -> FloatArray:
+    probability_N: FloatArray = np.exp(-np.logaddexp(0.0, -logit_N))
+    return probability_N
+
+
+def _check(documents: Sequence[Document], labels: Sequence[str]) -> None:
+    """Raises ConfigError unless the documents have entities, all of labels that the bundle has."""
+    found = {entity.label for document in documents for entity in document.entities}
+    if unknown := sorted(found.difference(labels)):
+        raise ConfigError(f"found the labels {unknown}, expected those of the bundle: {list(labels)}; rename them")
+    if not found:
+        raise ConfigError(f"found no entity in {len(documents)} documents, expected some")
