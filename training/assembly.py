@@ -62,6 +62,11 @@ def build_objectives(setup: Setup, model: TextModel, accelerator: Accelerator) -
 
         masked = MaskedLanguageModelObjective(setup, model, accelerator, table.masked_language_model)
         built.append(Weighted("masked_language_model", masked, table.masked_language_model))
+    if table.distillation:
+        from training.objectives.distillation import DistillationObjective
+
+        distillation = DistillationObjective(setup, model, accelerator, table.distillation)
+        built.append(Weighted("distillation", distillation, table.distillation))
     if not built:
         raise ConfigError("objectives: found none, expected at least one to learn from texts and pairs")
     return tuple(built)

@@ -206,12 +206,36 @@ class MaskedLanguageModelConfig(WeightConfig):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DistillationConfig(WeightConfig):
+    """The hidden states of a `teacher`, a bundle with the same tokenizer and width, layer by layer.
+
+    `layers` names the teacher's layer, counted from 1, for each of the run's own; left out, they are evenly spread and
+    end with the teacher's last.
+    """
+
+    weight: float = 1.0
+    teacher: str
+    layers: tuple[int, ...] | None = None
+    batch_tokens: int = 1024
+    max_tokens: int = 128
+
+    def __post_init__(self) -> None:
+        WeightConfig.__post_init__(self)
+        layers = self.layers
+        rising = layers is None or (layers == tuple(sorted(set(layers))) and layers[:1] > (0,))
+        _check("layers", layers, rising, "rising numbers from 1 on")
+        _check("batch_tokens", self.batch_tokens, self.batch_tokens >= 1, "1 or more")
+        _check("max_tokens", self.max_tokens, self.max_tokens >= 1, "1 or more")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ObjectivesConfig:
     """What is learnt besides the spans of the training documents; with labels, at a weight of 1, those come first."""
 
     univae: UniVAEConfig | None = None
     similarity: SimilarityConfig | None = None
     masked_language_model: MaskedLanguageModelConfig | None = None
+    distillation: DistillationConfig | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -90,10 +90,11 @@ class Setup:
     def fingerprint(self) -> str:
         """Tells runs apart that may not resume each other."""
         parts = [unstructure(self.run), self.corpus.sha256, self.tokenizer.to_json(), unstructure(self.config)]
-        similarity = self.run.objectives.similarity
-        if similarity and similarity.teacher:
-            # The manifest holds the digests of the teacher's other files.
-            parts.append((self.folder / similarity.teacher / MANIFEST).read_text(encoding="utf-8"))
+        objectives = self.run.objectives
+        for objective in (objectives.similarity, objectives.distillation):
+            if objective and objective.teacher:
+                # The manifest holds the digests of the teacher's other files.
+                parts.append((self.folder / objective.teacher / MANIFEST).read_text(encoding="utf-8"))
         return hashlib.sha256(json.dumps(parts).encode("utf-8")).hexdigest()
 
     def unrepresentable(self) -> list[Unrepresentable]:

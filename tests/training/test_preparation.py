@@ -19,7 +19,7 @@ from ner_service.model.config import EmbeddingConfig, LatentConfig
 from ner_service.model.text_model import TextModel
 from tests.training.runs import small_setup
 from training import preparation
-from training.config import ModelSection, ObjectivesConfig, SimilarityConfig
+from training.config import DistillationConfig, ModelSection, ObjectivesConfig, SimilarityConfig
 from training.preparation import Setup, Started, prepare
 
 
@@ -241,10 +241,18 @@ def test_weights_that_do_not_fit_are_refused(fresh: Setup) -> None:
         replace(fresh, weights=weights).build_model()
 
 
-def test_another_teacher_in_its_place_is_another_run(run_folder: Path, tiny_bundle: Bundle, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "objectives",
+    [
+        ObjectivesConfig(similarity=SimilarityConfig(stage="distillation", teacher="teacher")),
+        ObjectivesConfig(distillation=DistillationConfig(teacher="teacher")),
+    ],
+)
+def test_another_teacher_in_its_place_is_another_run(
+    run_folder: Path, tiny_bundle: Bundle, tmp_path: Path, objectives: ObjectivesConfig
+) -> None:
     setup = small_setup(run_folder)
-    similarity = SimilarityConfig(stage="distillation", teacher="teacher")
-    run = replace(setup.run, objectives=ObjectivesConfig(similarity=similarity))
+    run = replace(setup.run, objectives=objectives)
     setup = replace(setup, run=run, folder=tmp_path)
     found = []
     for name in ("one", "one", "other"):

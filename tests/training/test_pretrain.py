@@ -134,6 +134,27 @@ def test_pretraining_goes_on_from_a_bundle(folder: Path, pretrained: tuple[str, 
     assert (len(found) == len(weights)) == (mix == "all")
 
 
+@pytest.mark.parametrize("pretrained", ["masked_language_model"], indirect=True)
+def test_a_smaller_encoder_learns_from_it(folder: Path, pretrained: tuple[str, Path], tmp_path: Path) -> None:
+    """One layer of random weights draws near the last of two; the bundle has an encoder and no head."""
+    teacher = pretrained[1] / "bundle"
+    settings = set_raw_options(
+        f"objectives.distillation.teacher={teacher}",
+        f"tokenizer.file={teacher}/tokenizer.json",
+        "model.encoder.num_layers=1",
+        "epochs=4",
+        "optimizer.lr=5e-3",
+        "data.pairs=[]",
+    )
+    result = invoke("pretrain", folder / "run.toml", "-o", tmp_path / "small", "--json", *settings)
+    assert result.exit_code == 0, result.output
+    history = json.loads(result.stdout)["history"]
+    assert history["4"]["distillation"] < 0.9 * history["1"]["distillation"]
+    bundle = Bundle.load(tmp_path / "small/bundle")
+    assert {name.split(".")[0] for name in bundle.weights} == {"encoder"}
+    assert bundle.tokenizer.to_json() == Bundle.load(teacher).tokenizer.to_json()
+
+
 def test_what_comes_next_is_named_in_full(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run counts `start_from` from its own folder, not from where the bundle was written."""
     monkeypatch.chdir(tmp_path)

@@ -6,12 +6,10 @@ Shapes: B rows, L tokens, D hidden, V vocabulary, N masked places.
 
 from __future__ import annotations
 
-import math
 import random
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import cast
 
 import torch
@@ -25,6 +23,7 @@ from ner_service.model.text_model import TextModel
 from training.config import MaskedLanguageModelConfig
 from training.corruption import Vocabulary, mask_words
 from training.data.loader import batches_of_epoch
+from training.data.pieces import check_room, inner_slices
 from training.data.words import word_groups, word_spans
 from training.objectives import backward_each, steps_of
 from training.preparation import Setup
@@ -69,11 +68,7 @@ class MaskedLanguageModelObjective:
         self.accelerator = accelerator
         self.config = config
         self.vocabulary = Vocabulary.of_tokenizer(self.tokenizer, "objectives.masked_language_model")
-        if config.max_tokens <= self.tokenizer.num_specials:
-            found = (
-                f"{config.max_tokens}, expected more than the {self.tokenizer.num_specials} special tokens of a text"
-            )
-            raise ConfigError(f"objectives.masked_language_model.max_tokens: found {found}")
+        check_room(config.max_tokens, self.tokenizer, "objectives.masked_language_model")
         held_out = [] if setup.corpus.dev else setup.corpus.raw.dev_texts()
         self.dev_batches = self._batches(list(self._masked(held_out, "dev")), seed=0, epoch=0)
         if not setup.corpus.dev:
@@ -152,15 +147,10 @@ class MaskedLanguageModelObjective:
     def _cut(self, token_ids: Sequence[int], targets: Sequence[int]) -> Iterator[MaskedText]:
         """A masked text as pieces of about one length, each between the special tokens of a text."""
         start_ids, end_ids = self.tokenizer.start_ids, self.tokenizer.end_ids
-        first, end = len(start_ids), len(token_ids) - len(end_ids)
-        room = self.config.max_tokens - self.tokenizer.num_specials
-        num_pieces = max(1, math.ceil((end - first) / room))
-        bounds = [first + (end - first) * number // num_pieces for number in range(num_pieces + 1)]
         before, after = [UNMASKED] * len(start_ids), [UNMASKED] * len(end_ids)
-        for start, stop in pairwise(bounds):
+        for inner in inner_slices(len(token_ids), self.tokenizer, self.config.max_tokens):
             yield MaskedText(
-                array("i", [*start_ids, *token_ids[start:stop], *end_ids]),
-                array("i", [*before, *targets[start:stop], *after]),
+                array("i", [*start_ids, *token_ids[inner], *end_ids]), array("i", [*before, *targets[inner], *after])
             )
 
     def _batches(self, texts: Sequence[MaskedText], seed: int, epoch: int) -> list[list[MaskedText]]:

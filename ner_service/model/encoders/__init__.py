@@ -29,6 +29,10 @@ class Encoder(Protocol):
 
     def __call__(self, batch: Batch) -> Tensor: ...
 
+    def states(self, batch: Batch) -> Iterator[Tensor]:
+        """Hidden states [B, L, D] that enter each layer, then those that leave the last."""
+        ...
+
 
 class WalkedEncoder(Encoder, Protocol):
     """An encoder whose layers are walked one by one, which attends under any mask and keeps keys and values."""
@@ -38,7 +42,7 @@ class WalkedEncoder(Encoder, Protocol):
     def __call__(self, batch: Batch, caches: Sequence[KeyValueCache] | None = None) -> Tensor: ...
 
     def states(self, batch: Batch, caches: Sequence[KeyValueCache] | None = None) -> Iterator[Tensor]:
-        """Hidden states [B, L, D] that enter each layer, then those that leave the last; caches are extended."""
+        """As of `Encoder`; caches are extended."""
         ...
 
     def keys_values(self, layer: int, hidden_BLD: Tensor, position_BL: Tensor) -> KeyValueCache:

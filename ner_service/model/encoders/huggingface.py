@@ -6,6 +6,8 @@ Shapes: B rows, L tokens, D hidden.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel
 
@@ -33,7 +35,16 @@ class HuggingFaceEncoder(nn.Module):
         return self.model.get_input_embeddings()  # type: ignore[no-any-return]
 
     def forward(self, batch: Batch) -> Tensor:
-        if not isinstance(batch.mask, PaddingMask):
-            raise TypeError("transformers' encoders read padded batches, not packed ones")
-        valid_BL = batch.valid_BL().to(batch.token_ids_BL.dtype)
-        return self.model(input_ids=batch.token_ids_BL, attention_mask=valid_BL).last_hidden_state  # type: ignore[no-any-return]
+        return self.model(**_inputs(batch)).last_hidden_state  # type: ignore[no-any-return]
+
+    def states(self, batch: Batch) -> Iterator[Tensor]:
+        """Hidden states [B, L, D] that enter each layer, then those that leave the last."""
+        answer = self.model(**_inputs(batch), output_hidden_states=True)
+        yield from answer.hidden_states[:-1]
+        yield answer.last_hidden_state
+
+
+def _inputs(batch: Batch) -> dict[str, Tensor]:
+    if not isinstance(batch.mask, PaddingMask):
+        raise TypeError("transformers' encoders read padded batches, not packed ones")
+    return {"input_ids": batch.token_ids_BL, "attention_mask": batch.valid_BL().to(batch.token_ids_BL.dtype)}
