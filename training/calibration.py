@@ -24,8 +24,9 @@ from ner_service.bundle import Bundle, Manifest
 from ner_service.decoding import Calibration, FloatArray, IntArray
 from ner_service.errors import ConfigError
 from ner_service.recognizer import Recognizer
+from ner_service.records import unstructure
 from ner_service.types import Document
-from training.cells import BoolArray, calibration_error, cells_of
+from training.cells import BoolArray, Reliability, calibration_error, cells_of
 from training.data.raw import fraction_of
 from training.evaluation import Score
 
@@ -42,9 +43,8 @@ NUM_FOLDS = 5
 NUM_STEPS = 200
 """Steps after which a fit ends in any case; ten are usual."""
 
-DEFAULT_THRESHOLD = 0.5
 THRESHOLDS = np.arange(5, 96) / 100
-"""What a label's threshold is chosen from."""
+"""What a label's threshold is chosen from; the other choice is the probability of the logit 0."""
 
 _NEUTRAL = (2.0, 0.0)  # slope and intercept of scores that were not calibrated
 _READING_SLOPE = 0.25  # so gentle that no probability rounds to 1: logits are read back from the recognizer's answer
@@ -70,44 +70,63 @@ class Logits:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Figures:
-    """Gold entities, expected calibration error and F1, before and, on folds that took no part in the fit, after.
+class Figures(Reliability):
+    """What probabilities and thresholds are worth: calibration errors and F1."""
 
-    There is no calibration error where there is no cell to count.
-    """
-
-    gold: int
-    ece_before: float | None
-    ece: float | None
-    f1_before: float
     f1: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LabelFigures(Figures):
-    """A label's fit and figures. `pooled`: its gold entities are too few, so its fit is that of all labels together."""
+class Comparison:
+    """Gold entities; figures before and, on folds that took no part in the fit, after."""
+
+    gold: int
+    before: Figures
+    after: Figures
+
+    def as_dict(self) -> dict[str, object]:
+        before = {f"{name}_before": value for name, value in unstructure(self.before).items()}
+        return {"gold": self.gold, **before, **unstructure(self.after)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelFit:
+    """A label's fit and what it is worth. `pooled`: too little gold for a fit of its own, so it has that of all."""
 
     slope: float
     intercept: float
     threshold: float
     pooled: bool
+    figures: Comparison
+
+    def as_dict(self) -> dict[str, object]:
+        fit = {"slope": self.slope, "intercept": self.intercept, "threshold": self.threshold, "pooled": self.pooled}
+        return {**fit, **self.figures.as_dict()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Calibrated:
-    """What a manifest is to say, and figures of all labels together and of each."""
+    """Each label's fit, in the order of the bundle's labels, and figures of all together."""
 
-    calibration: Calibration
-    thresholds: Mapping[str, float]
-    total: Figures
-    labels: Mapping[str, LabelFigures]
+    labels: Mapping[str, LabelFit]
+    figures: Comparison
+
+    @property
+    def calibration(self) -> Calibration:
+        fits = self.labels.values()
+        return Calibration(slopes=tuple(f.slope for f in fits), intercepts=tuple(f.intercept for f in fits))
+
+    @property
+    def thresholds(self) -> dict[str, float]:
+        return {label: fit.threshold for label, fit in self.labels.items()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeldOut:
-    """The probability of each cell by the fit of the other folds, and the best threshold of these, for each fold."""
+    """What the other folds say of each cell: its probability, and whether it is above its label's best threshold."""
 
     probability_N: FloatArray
+    found_N: BoolArray
     threshold_FC: FloatArray
 
 
@@ -144,55 +163,54 @@ def read_logits(bundle: Bundle, documents: Sequence[Document], device: torch.dev
 
 
 def fit(logits: Logits, manifest: Manifest) -> Calibrated:
-    """Calibration and thresholds from all cells, and figures from folds that took no part."""
+    """Each label's fit and threshold from all cells, and figures from folds that took no part."""
     names = manifest.labels
     before = manifest.calibration or Calibration.uncalibrated(len(names))
     before_N = before.probability(logits.label_N, logits.score_N)
+    found_before_N = before_N > np.array([manifest.thresholds[name] for name in names])[logits.label_N]
     held_out = cross_fit(logits, len(names))
+    tuned = [_pays(logits, held_out, label) for label in range(len(names))]
+    found_N = np.where(np.array(tuned)[logits.label_N], held_out.found_N, logits.score_N > 0)
+
+    def compared(chosen_N: BoolArray) -> Comparison:
+        gold_N = logits.gold_N[chosen_N]
+        return Comparison(
+            gold=int(gold_N.sum()),
+            before=_figures(before_N[chosen_N], found_before_N[chosen_N], gold_N),
+            after=_figures(held_out.probability_N[chosen_N], found_N[chosen_N], gold_N),
+        )
+
     calibration, pooled = fit_labels(logits, len(names))
-    labels, scores_before, scores = {}, [], []
-    for label, name in enumerate(names):
-        own_N = logits.label_N == label
-        gold_N = logits.gold_N[own_N]
-        threshold, score = _threshold(logits, held_out, label)
-        scores.append(score)
-        scores_before.append(_score(before_N[own_N] > manifest.thresholds[name], gold_N))
-        labels[name] = LabelFigures(
-            gold=score.num_gold,
-            ece_before=calibration_error(before_N[own_N], gold_N),
-            ece=calibration_error(held_out.probability_N[own_N], gold_N),
-            f1_before=scores_before[-1].f1,
-            f1=score.f1,
+    neutral = _sigmoid(np.array(calibration.intercepts))
+    labels = {
+        name: LabelFit(
             slope=calibration.slopes[label],
             intercept=calibration.intercepts[label],
-            threshold=threshold,
+            threshold=float(np.median(held_out.threshold_FC[:, label]) if tuned[label] else neutral[label]),
             pooled=pooled[label],
+            figures=compared(logits.label_N == label),
         )
-    total = Figures(
-        gold=int(logits.gold_N.sum()),
-        ece_before=calibration_error(before_N, logits.gold_N),
-        ece=calibration_error(held_out.probability_N, logits.gold_N),
-        f1_before=_sum(scores_before).f1,
-        f1=_sum(scores).f1,
-    )
-    thresholds = {name: figures.threshold for name, figures in labels.items()}
-    return Calibrated(calibration=calibration, thresholds=thresholds, total=total, labels=labels)
+        for label, name in enumerate(names)
+    }
+    return Calibrated(labels=labels, figures=compared(np.ones_like(logits.gold_N)))
 
 
 def cross_fit(logits: Logits, num_labels: int) -> HeldOut:
-    """For each fold, what the other folds say of it."""
+    """Measure each fold with what the others give."""
     probability_N = np.empty(len(logits.label_N))
+    found_N = np.empty(len(logits.label_N), dtype=np.bool_)
     threshold_FC = np.empty((NUM_FOLDS, num_labels))
     for fold in range(NUM_FOLDS):
         inside_N = logits.fold_N == fold
         inside, others = logits.where(inside_N), logits.where(~inside_N)
         calibration, _ = fit_labels(others, num_labels)
-        probability_N[inside_N] = calibration.probability(inside.label_N, inside.score_N)
         others_N = calibration.probability(others.label_N, others.score_N)
         for label in range(num_labels):
             own_N = others.label_N == label
             threshold_FC[fold, label] = best_threshold(others_N[own_N], others.gold_N[own_N])
-    return HeldOut(probability_N=probability_N, threshold_FC=threshold_FC)
+        probability_N[inside_N] = calibration.probability(inside.label_N, inside.score_N)
+        found_N[inside_N] = probability_N[inside_N] > threshold_FC[fold, inside.label_N]
+    return HeldOut(probability_N=probability_N, found_N=found_N, threshold_FC=threshold_FC)
 
 
 def fit_labels(logits: Logits, num_labels: int) -> tuple[Calibration, tuple[bool, ...]]:
@@ -238,34 +256,28 @@ def fit_sigmoid(score_N: FloatArray, gold_N: BoolArray, prior: tuple[float, floa
 
 
 def best_threshold(probability_N: FloatArray, gold_N: BoolArray) -> float:
-    """The one of `THRESHOLDS` above which F1 is highest; of equal ones the nearest to the default."""
+    """The one of `THRESHOLDS` above which F1 is highest; of equal ones the nearest to 0.5."""
     num_found = len(probability_N) - np.searchsorted(np.sort(probability_N), THRESHOLDS, side="right")
     num_right = gold_N.sum() - np.searchsorted(np.sort(probability_N[gold_N]), THRESHOLDS, side="right")
     f1 = 2 * num_right / np.maximum(num_found + gold_N.sum(), 1)
-    return float(THRESHOLDS[np.lexsort((np.abs(THRESHOLDS - DEFAULT_THRESHOLD), -f1))[0]])
+    return float(THRESHOLDS[np.lexsort((np.abs(THRESHOLDS - 0.5), -f1))[0]])
 
 
-def _threshold(logits: Logits, held_out: HeldOut, label: int) -> tuple[float, Score]:
-    """A label's threshold and its score on held-out folds: the folds' median if it pays there, else the default."""
+def _pays(logits: Logits, held_out: HeldOut, label: int) -> bool:
+    """Whether thresholds from other folds find a label's entities better than the logit 0, with gold enough to tell."""
     own_N = logits.label_N == label
-    probability_N, gold_N = held_out.probability_N[own_N], logits.gold_N[own_N]
-    default = _score(probability_N > DEFAULT_THRESHOLD, gold_N)
-    chosen = _score(probability_N > held_out.threshold_FC[logits.fold_N[own_N], label], gold_N)
-    if chosen.num_gold < MIN_GOLD or chosen.f1 <= default.f1:
-        return DEFAULT_THRESHOLD, default
-    return float(np.median(held_out.threshold_FC[:, label])), chosen
+    gold_N = logits.gold_N[own_N]
+    tuned, neutral = _f1(held_out.found_N[own_N], gold_N), _f1(logits.score_N[own_N] > 0, gold_N)
+    return bool(gold_N.sum() >= MIN_GOLD) and tuned > neutral
 
 
-def _score(found_N: BoolArray, gold_N: BoolArray) -> Score:
-    return Score(int(found_N.sum()), int(gold_N.sum()), int((found_N & gold_N).sum()))
+def _figures(probability_N: FloatArray, found_N: BoolArray, gold_N: BoolArray) -> Figures:
+    error = calibration_error(probability_N, gold_N)
+    return Figures(ece=error.ece, ece_found=error.ece_found, f1=_f1(found_N, gold_N))
 
 
-def _sum(scores: Sequence[Score]) -> Score:
-    return Score(
-        sum(score.num_predicted for score in scores),
-        sum(score.num_gold for score in scores),
-        sum(score.num_right for score in scores),
-    )
+def _f1(found_N: BoolArray, gold_N: BoolArray) -> float:
+    return Score(int(found_N.sum()), int(gold_N.sum()), int((found_N & gold_N).sum())).f1
 
 
 def _loss(

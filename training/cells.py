@@ -24,7 +24,7 @@ NUM_BINS = 15
 """Bins of the expected calibration error, of equal mass."""
 
 COUNTED = 0.05
-"""Cells with at least this probability count in the expected calibration error, and all gold ones."""
+"""Cells with at least this probability count in the expected calibration error."""
 
 DOCUMENTS_AT_ONCE = 256
 """Documents whose entities are alive at a time: a cell is a hundred times smaller."""
@@ -41,6 +41,18 @@ class Cells:
     label_N: IntArray
     probability_N: FloatArray
     gold_N: BoolArray
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reliability:
+    """Expected calibration error; None where no cell counts.
+
+    `ece` counts the cells with a probability of at least `COUNTED` and all gold ones. `ece_found` counts the former
+    alone, so that a model whose probabilities are right has none, however many entities it overlooks.
+    """
+
+    ece: float | None
+    ece_found: float | None
 
 
 def cells_of(recognizer: Recognizer, documents: Sequence[Document], threshold: float) -> Cells:
@@ -82,22 +94,28 @@ def is_unknown(entity: Entity, document: Document) -> bool:
     return bool(around) and all(other.label != entity.label and (other.start, other.end) != span for other in around)
 
 
-def calibration_error(probability_N: FloatArray, gold_N: BoolArray) -> float | None:
-    """Expected calibration error over the cells with a probability of at least `COUNTED` and the gold ones.
+def calibration_error(probability_N: FloatArray, gold_N: BoolArray) -> Reliability:
+    """Expected calibration error of cells, over two choices of those that count.
 
     The mean over cells of the distance, in their bin, between the mean probability and the share of gold; bins hold
-    equally many cells, sorted by probability. None where there is no cell.
+    equally many cells, sorted by probability.
 
     Source: Naeini et al., Obtaining Well Calibrated Probabilities Using Bayesian Binning (AAAI 2015); equal mass:
     Nguyen and O'Connor, Posterior calibration and exploratory analysis (arXiv 1508.05154).
     """
-    counted_N = gold_N | (probability_N >= COUNTED)
-    if not counted_N.any():
+    found_N = probability_N >= COUNTED
+    either_N = found_N | gold_N
+    return Reliability(
+        ece=_binned(probability_N[either_N], gold_N[either_N]),
+        ece_found=_binned(probability_N[found_N], gold_N[found_N]),
+    )
+
+
+def _binned(probability_N: FloatArray, gold_N: BoolArray) -> float | None:
+    if not len(probability_N):
         return None
-    excess_N = (probability_N - gold_N)[counted_N]
-    by_probability = np.argsort(probability_N[counted_N], kind="stable")
-    bins = np.array_split(excess_N[by_probability], NUM_BINS)
-    return float(sum(abs(part.sum()) for part in bins) / len(excess_N))
+    excess_N = (probability_N - gold_N)[np.argsort(probability_N, kind="stable")]
+    return float(sum(abs(part.sum()) for part in np.array_split(excess_N, NUM_BINS)) / len(excess_N))
 
 
 def _rows(

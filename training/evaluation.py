@@ -18,8 +18,9 @@ from seqeval.scheme import IOB2
 from ner_service.decoding import apply_overlap
 from ner_service.errors import NerServiceError
 from ner_service.recognizer import Recognizer
+from ner_service.records import unstructure
 from ner_service.types import Document, Entity
-from training.cells import annotated, calibration_error, cells_of
+from training.cells import Reliability, annotated, calibration_error, cells_of
 
 LOWEST_PROBABILITY = 0.01
 """Below it a gold entity's probability counts as 0 in the expected calibration error."""
@@ -58,8 +59,8 @@ class Report:
     `overlapping` counts the documents whose gold entities overlap, `flat` the others. `inner` and `outer` split the
     entities of all documents: an inner one, gold or predicted, lies inside a longer gold one.
     Where no gold overlaps, `flat_policy` scores the answers under `overlap: flat`, and `seqeval` is that library's view
-    of the same answers. `ece` is the expected calibration error of all labels together, `label_ece` that of each that
-    has cells to count; None and empty where probabilities were not measured.
+    of the same answers. `calibration` is the error of all probabilities, `label_calibration` that of each label's,
+    where they were measured.
     """
 
     num_documents: int
@@ -72,8 +73,8 @@ class Report:
     inner: Score
     flat_policy: Score | None = None
     seqeval: dict[str, float] | None = None
-    ece: float | None = None
-    label_ece: dict[str, float] = field(default_factory=dict)
+    calibration: Reliability | None = None
+    label_calibration: dict[str, Reliability] = field(default_factory=dict)
 
     @property
     def macro_f1(self) -> float:
@@ -91,21 +92,25 @@ class Report:
             "scores": {name: score.as_dict() for name, score in scores.items() if score is not None},
             "labels": {label: score.as_dict() for label, score in self.labels.items()},
             "seqeval": self.seqeval or {},
-            **({} if self.ece is None else {"ece": self.ece, "label_ece": self.label_ece}),
+            **self._calibration(),
         }
+
+    def _calibration(self) -> dict[str, object]:
+        if self.calibration is None:
+            return {}
+        return {"calibration": unstructure(self.calibration), "label_calibration": unstructure(self.label_calibration)}
 
 
 def evaluate(recognizer: Recognizer, documents: Sequence[Document]) -> Report:
     """Recognise every document's text and report on it: on the answers, and on all that has a probability."""
     report = full_report(documents, predict(recognizer, documents))
     cells = cells_of(recognizer, documents, LOWEST_PROBABILITY)
-    label_ece = {}
+    labels = {}
     for index, label in enumerate(recognizer.labels):
         own_N = cells.label_N == index
-        error = calibration_error(cells.probability_N[own_N], cells.gold_N[own_N])
-        if error is not None:
-            label_ece[label] = error
-    return replace(report, ece=calibration_error(cells.probability_N, cells.gold_N), label_ece=label_ece)
+        labels[label] = calibration_error(cells.probability_N[own_N], cells.gold_N[own_N])
+    whole = calibration_error(cells.probability_N, cells.gold_N)
+    return replace(report, calibration=whole, label_calibration=labels)
 
 
 def full_report(documents: Sequence[Document], predictions: Sequence[tuple[Entity, ...] | None]) -> Report:

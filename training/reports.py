@@ -5,12 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Mapping
 
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
-from training.calibration import MIN_GOLD, Calibrated, Figures
+from training.calibration import MIN_GOLD, Calibrated, Comparison
+from training.cells import Reliability
 from training.data.targets import Unrepresentable
 from training.evaluation import Report, Score
 from training.loop import Progress as RunProgress
@@ -21,20 +23,18 @@ SHOWN = 10
 
 
 def score_table(report: Report) -> Table:
-    """Figures of a report: the whole, its parts, every label; ECE where it was measured."""
-    table = Table("", "precision", "recall", "F1", "gold", *([] if report.ece is None else ["ECE"]))
+    """Figures of a report: the whole, its parts, every label, and the error of probabilities where it was measured."""
+    table = Table("", "precision", "recall", "F1", "gold", *(("ECE", "ECE found") if report.calibration else ()))
     for name in ("micro", "flat", "overlapping", "outer", "inner", "flat_policy"):
         score = getattr(report, name)
         if score is not None and (score.num_gold or name == "micro"):
-            table.add_row(name, *_cells(score), *([_figure(report.ece)] if name == "micro" else []))
+            table.add_row(name, *_cells(score), *_errors(report.calibration if name == "micro" else None))
     table.add_row("macro", "", "", f"{report.macro_f1:.4f}", "")
     if report.seqeval:
         table.add_row("seqeval", *(f"{report.seqeval[key]:.4f}" for key in ("precision", "recall", "f1")), "")
     table.add_section()
     for label, score in report.labels.items():
-        table.add_row(
-            Text(label), *_cells(score), *([_figure(report.label_ece.get(label))] if report.label_ece else [])
-        )
+        table.add_row(Text(label), *_cells(score), *_errors(report.label_calibration.get(label)))
     if report.num_refused:
         table.caption = f"{report.num_refused} of {report.num_documents} documents have too many candidates: no answer"
     return table
@@ -42,13 +42,12 @@ def score_table(report: Report) -> Table:
 
 def calibration_table(calibrated: Calibrated) -> Table:
     """Every label's fit and threshold, and what they are worth: before, and after on folds that took no part."""
-    columns = ("gold", "ECE before", "after", "F1 before", "after")
-    table = Table("", "slope", "intercept", "threshold", *columns)
-    table.add_row("all labels", "", "", "", *_before_and_after(calibrated.total))
+    table = Table("", "fit", "threshold", "gold", "ECE", "ECE found", "F1", box=SIMPLE, padding=(0, 1, 0, 0))
+    table.add_row("all", "", "", *_compared(calibrated.figures))
     table.add_section()
     for label, fit in calibrated.labels.items():
-        parameters = (f"{fit.slope:.3f}{'*' if fit.pooled else ''}", f"{fit.intercept:+.3f}", f"{fit.threshold:.2f}")
-        table.add_row(Text(label), *parameters, *_before_and_after(fit))
+        sigmoid = f"\u03c3({fit.slope:.2f}s {fit.intercept:+.2f}){'*' if fit.pooled else ''}"
+        table.add_row(Text(label), sigmoid, f"{fit.threshold:.2f}", *_compared(fit.figures))
     if any(fit.pooled for fit in calibrated.labels.values()):
         table.caption = f"* fewer than {MIN_GOLD} gold entities: the fit of all labels together"
     return table
@@ -117,9 +116,13 @@ def _cells(score: Score) -> tuple[str, str, str, str]:
     return (f"{score.precision:.4f}", f"{score.recall:.4f}", f"{score.f1:.4f}", str(score.num_gold))
 
 
-def _before_and_after(figures: Figures) -> tuple[str, ...]:
-    ece = (_figure(figures.ece_before), _figure(figures.ece))
-    return (str(figures.gold), *ece, f"{figures.f1_before:.4f}", f"{figures.f1:.4f}")
+def _compared(figures: Comparison) -> tuple[str, ...]:
+    pairs = ((getattr(figures.before, name), getattr(figures.after, name)) for name in ("ece", "ece_found", "f1"))
+    return (str(figures.gold), *("" if None in pair else "{:.3f}\u2192{:.3f}".format(*pair) for pair in pairs))
+
+
+def _errors(error: Reliability | None) -> tuple[str, ...]:
+    return () if error is None else (_figure(error.ece), _figure(error.ece_found))
 
 
 def _figure(value: float | None) -> str:

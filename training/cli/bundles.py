@@ -12,7 +12,6 @@ import typer
 from rich.console import Console
 
 from ner_service.bundle import Bundle
-from ner_service.records import unstructure
 from ner_service.recognizer import Recognizer, pick_device
 from ner_service.terminal import refusals, say
 from training import calibration, evaluation
@@ -55,8 +54,14 @@ def calibrate(
         for name in named_in_run(documents, source.manifest.run):
             say(f"warning: {name} is named in the bundle's own run: what was learnt or chosen on it looks too good")
         found = calibration.calibrate(source, documents, pick_device(device))
-        made = {"documents": len(documents), "sha256": digest((), documents), **unstructure(found.total)}
-        figures = {"calibration": made, "calibration_labels": unstructure(found.labels)}
+        figures = {
+            "calibration": {
+                "documents": len(documents),
+                "sha256": digest((), documents),
+                **found.figures.as_dict(),
+            },
+            "label_calibration": {label: fit.as_dict() for label, fit in found.labels.items()},
+        }
         manifest = replace(
             source.manifest,
             calibration=found.calibration,
