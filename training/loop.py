@@ -43,8 +43,8 @@ def train(setup: Setup, state: State, accelerator: Accelerator) -> Iterator[Prog
     """Train from where `state` is to the end of the run, or until `patience` measures in a row brought no better score.
 
     One objective leads: its batches make the steps of an epoch. That is the spans where there are documents, else the
-    objective with the most steps. The others' batches are taken in their order, and again from the first where they run
-    out. A step's batches are dealt out to the processes in turn; an objective's gradient is that of all its batches,
+    one with the largest weight, of equals the one with the most steps. The others' batches are taken in their order, as
+    many as there are steps, and again from the first where they run out. A step's batches are dealt out to the processes in turn; an objective's gradient is that of all its batches,
     summed over the processes and divided by the count of all their terms, whatever the number of processes.
 
     Raises:
@@ -55,7 +55,7 @@ def train(setup: Setup, state: State, accelerator: Accelerator) -> Iterator[Prog
     while state.epoch < run.epochs and not _out_of_patience(state, run.patience):
         state.model.train()
         plans = [weighted.objective.steps(state.epoch) for weighted in state.objectives]
-        num_steps = len(plans[0]) if setup.corpus.train else max(map(len, plans))
+        num_steps = len(plans[0]) if setup.corpus.train else _steps_of_heaviest(state, plans)
         while state.step < num_steps:
             progress = (state.epoch + state.step / num_steps) / run.epochs
             set_learning_rate(state.optimizer, progress, run.optimizer)
@@ -74,6 +74,12 @@ def train(setup: Setup, state: State, accelerator: Accelerator) -> Iterator[Prog
         yield Progress(
             epoch=record.epoch, step=num_steps, num_steps=num_steps, loss=record.loss, num_tokens=0, finished=record
         )
+
+
+def _steps_of_heaviest(state: State, plans: Sequence[Sequence[Any]]) -> int:
+    weights = [weighted.weight.weight for weighted in state.objectives]
+    _, num_steps = max(zip(weights, map(len, plans), strict=True))
+    return num_steps
 
 
 def _learn(weighted: Weighted, step: Sequence[Any], progress: float, state: State, accelerator: Accelerator) -> float:

@@ -166,17 +166,26 @@ def test_what_comes_next_is_named_in_full(folder: Path, tmp_path: Path, monkeypa
     assert not any(str(tmp_path).encode() in file.read_bytes() for file in (tmp_path / "here/bundle").iterdir())
 
 
-def test_the_objective_with_the_most_steps_leads(folder: Path) -> None:
+@pytest.mark.parametrize(
+    ("weights", "leader"),
+    [
+        ({"masked_language_model": 0.5, "univae": 0.4}, "masked_language_model"),
+        ({"masked_language_model": 0.4, "univae": 0.5}, "univae"),
+        ({"masked_language_model": 0.4, "univae": 0.4}, "univae"),
+    ],
+)
+def test_the_heaviest_objective_leads_and_of_equals_the_longest(
+    folder: Path, weights: dict[str, float], leader: str
+) -> None:
     """Without documents, whatever its place in the configuration: every batch of it is learnt from."""
-    for long, short in (("univae", "masked_language_model"), ("masked_language_model", "univae")):
-        sizes = (f"objectives.{long}.batch_tokens=64", f"objectives.{short}.batch_tokens=1024")
-        settings = (*MIXES["masked_language_model"], *MIXES["univae"], "model.encoder.num_layers=2", "epochs=1")
-        setup = small_setup(folder, *settings, *sizes)
-        state = new_state(setup, Accelerator(cpu=True))
-        steps = {weighted.name: len(weighted.objective.steps(0)) for weighted in state.objectives}
-        reports = list(train(setup, state, Accelerator(cpu=True)))
-        assert {report.num_steps for report in reports} == {steps[long]}
-        assert steps[long] > 2 * steps[short]
+    sizes = ("objectives.univae.batch_tokens=64", "objectives.masked_language_model.batch_tokens=1024")
+    settings = [f"objectives.{name}.weight={weight}" for name, weight in weights.items()]
+    setup = small_setup(folder, *MIXES["univae"], "model.encoder.num_layers=2", "epochs=1", *settings, *sizes)
+    state = new_state(setup, Accelerator(cpu=True))
+    steps = {weighted.name: len(weighted.objective.steps(0)) for weighted in state.objectives}
+    reports = list(train(setup, state, Accelerator(cpu=True)))
+    assert {report.num_steps for report in reports} == {steps[leader]}
+    assert steps["univae"] > 2 * steps["masked_language_model"]
 
 
 def test_what_is_held_out_gets_likelier(folder: Path, tmp_path: Path) -> None:
