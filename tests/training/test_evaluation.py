@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from ner_service.errors import TooManyCandidatesError
 from ner_service.recognizer import Recognizer
-from ner_service.types import Document, Entity, Recognition
+from ner_service.types import Document, Entity, LabelSet, Recognition, RecognizeOptions
 from tests.strategies import documents, flat_documents, flat_entities
 from training.evaluation import Score, compare, evaluate, has_overlap, predict, seqeval_score
 
@@ -87,10 +87,14 @@ def test_a_label_that_is_not_annotated_is_neither_right_nor_wrong() -> None:
 class Answers:
     """A recognizer that answers every text alike."""
 
+    labels = LabelSet((PER, ORG, LOC))
+
     def __init__(self, entities: tuple[Entity, ...] | None) -> None:
         self.answer = TooManyCandidatesError("many") if entities is None else Recognition(entities, 1, 9)
 
-    def recognize(self, texts: list[str]) -> list[Recognition | TooManyCandidatesError]:
+    def recognize(
+        self, texts: list[str], options: RecognizeOptions | None = None
+    ) -> list[Recognition | TooManyCandidatesError]:
         return [self.answer for _ in texts]
 
 
@@ -118,6 +122,19 @@ def test_served_and_evaluated_answers_are_the_same(tiny_recognizer: Recognizer) 
     gold = [Document(text, entities) for text, entities in zip(texts, own, strict=True)]
     micro = evaluate(tiny_recognizer, gold).micro
     assert micro.num_right == micro.num_gold == micro.num_predicted > 0
+
+
+def test_probabilities_are_measured_beside_answers() -> None:
+    """One document: PER right at 0.9, LOC wrong at 0.6; a bin each."""
+    report = evaluate(Answers((Entity(0, 2, PER, 0.9), Entity(0, 1, LOC, 0.6))), [FLAT])  # type: ignore[arg-type]
+    told = report.as_dict()
+    assert told["calibration"] == pytest.approx({"ece": 0.35, "ece_found": 0.35})
+    assert told["label_calibration"] == {
+        PER: pytest.approx({"ece": 0.1, "ece_found": 0.1}),
+        ORG: {},
+        LOC: {"ece": 0.6, "ece_found": 0.6},
+    }
+    assert "calibration" not in compare([FLAT], FOUND[1:]).as_dict()
 
 
 def test_overlap() -> None:

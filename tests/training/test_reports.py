@@ -8,11 +8,13 @@ from dataclasses import replace
 from rich.console import Console
 
 from ner_service.types import Document, Entity
+from training.calibration import Calibrated, Comparison, Figures, LabelFit
+from training.cells import Reliability
 from training.data.targets import Unrepresentable
 from training.evaluation import compare
 from training.loop import Progress
 from training.preparation import Started
-from training.reports import lost_table, score_table, show_progress, start_line
+from training.reports import calibration_table, lost_table, score_table, show_progress, start_line
 from training.state import EpochRecord
 
 DOCUMENT = Document("Bo [bold]sat[/x]", (Entity(0, 2, "[PER]"), Entity(3, 16, "LOC")), id="[id]")
@@ -32,6 +34,36 @@ def test_figures_of_a_report() -> None:
     assert ["[PER]", "1.0000", "1.0000", "1.0000", "1"] in rows
     assert ["LOC", "0.0000", "0.0000", "0.0000", "1"] in rows
     assert "no answer" not in text
+
+
+def test_the_error_of_probabilities_is_in_the_table() -> None:
+    report = compare([DOCUMENT], [[Entity(0, 2, "[PER]")]])
+    measured = replace(
+        report,
+        calibration=Reliability(ece=0.125, ece_found=0.0625),
+        label_calibration={"[PER]": Reliability(ece=0.25, ece_found=None)},
+    )
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in printed(score_table(measured)).splitlines()]
+    assert ["micro", "1.0000", "0.5000", "0.6667", "2", "0.1250", "0.0625"] in rows
+    assert ["[PER]", "1.0000", "1.0000", "1.0000", "1", "0.2500", ""] in rows
+    assert "ECE" not in printed(score_table(report))
+
+
+def test_fits_before_and_after() -> None:
+    comparison = Comparison(
+        gold=7, before=Figures(ece=0.4, ece_found=0.3, f1=0.5), after=Figures(ece=0.1, ece_found=None, f1=0.75)
+    )
+    fits = {
+        "[PER]": LabelFit(slope=0.5, intercept=-1.0, threshold=0.25, pooled=True, figures=comparison),
+        "LOC": LabelFit(slope=2.0, intercept=0.0, threshold=0.5, pooled=False, figures=comparison),
+    }
+    lines = printed(calibration_table(Calibrated(labels=fits, figures=comparison))).splitlines()
+    assert ["[PER]", "σ(0.50s", "-1.00)*", "0.25", "7", "0.400→0.100", "0.500→0.750"] in [
+        line.split() for line in lines
+    ]
+    assert "* fewer than 20 gold entities" in " ".join(lines)
+    own = printed(calibration_table(Calibrated(labels={"LOC": fits["LOC"]}, figures=comparison)))
+    assert "fewer than" not in own
 
 
 def test_refused_documents_are_told() -> None:

@@ -1,0 +1,154 @@
+"""ner-train calibrate, and how it and evaluate are given documents."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from ner_service.bundle import Bundle, read_manifest
+from ner_service.formats import read_documents, write_documents
+from ner_service.recognizer import Recognizer
+from ner_service.types import Document, Entity, Recognition
+from training.cli import app
+
+TEXTS = ("Ada Lovelace wrote to London.", "北京大学在上海。", "May opened a laboratory.", "李雷去了广州。")
+
+
+def invoke(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def told(*arguments: object) -> dict[str, Any]:
+    """What a command answers with `--json`."""
+    result = invoke(*arguments, "--json")
+    assert result.exit_code == 0, result.output
+    value: dict[str, Any] = json.loads(result.stdout, parse_constant=pytest.fail)
+    return value
+
+
+@pytest.fixture(scope="module")
+def folder(tiny_bundle_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Documents of which the model finds every second entity in `gold.jsonl`; the same with other names in `named`."""
+    folder = tmp_path_factory.mktemp("documents")
+    texts = [f"{one} {other}" for one in TEXTS for other in TEXTS]
+    gold, named = [], []
+    for text, answer in zip(texts, Recognizer.load(tiny_bundle_folder, "cpu").recognize(texts), strict=True):
+        assert isinstance(answer, Recognition)
+        entities = [Entity(e.start, e.end, e.label) for e in answer.entities[::2]]
+        gold.append(Document(text, tuple(entities)))
+        named.append(Document(text, tuple(Entity(e.start, e.end, e.label.lower()) for e in entities)))
+    write_documents(gold, folder / "gold.jsonl")
+    write_documents(named, folder / "named.jsonl")
+    return folder
+
+
+def write_sources(path: Path, more: str = "") -> Path:
+    path.write_text(
+        '[[data.dev]]\npath = "named.jsonl"\nlabels = { per = "PER", org = "ORG", loc = "LOC" }\n' + more,
+        encoding="utf-8",
+    )
+    return path
+
+
+def test_a_calibrated_bundle_says_so(tiny_bundle_folder: Path, folder: Path, tmp_path: Path) -> None:
+    output = tmp_path / "calibrated"
+    figures = told("calibrate", tiny_bundle_folder, folder / "gold.jsonl", "-o", output)
+    manifest = read_manifest(output)
+    assert manifest.calibration is not None
+    for index, label in enumerate(manifest.labels):
+        fit = figures["label_calibration"][label]
+        assert (fit["slope"], fit["intercept"]) == (
+            manifest.calibration.slopes[index],
+            manifest.calibration.intercepts[index],
+        )
+        assert fit["threshold"] == manifest.thresholds[label]
+    assert figures["calibration"]["documents"] == 16
+    assert figures["calibration"]["gold"] == sum(len(d.entities) for d in read_documents(folder / "gold.jsonl"))
+    assert dict(manifest.metrics) == figures
+    before, after = Bundle.load(tiny_bundle_folder), Bundle.load(output)
+    assert all((after.weights[name] == weight).all() for name, weight in before.weights.items())
+    card = (output / "README.md").read_text(encoding="utf-8")
+    assert "Scores are probabilities: calibrated on held-out texts." in card
+    assert "### label_calibration\n\n|  | slope | intercept | threshold |" in card
+
+
+def test_calibrating_twice_and_exporting(tiny_bundle_folder: Path, folder: Path, tmp_path: Path) -> None:
+    once, twice, exported = (tmp_path / name for name in ("once", "twice", "exported"))
+    told("calibrate", tiny_bundle_folder, folder / "gold.jsonl", "-o", once)
+    told("calibrate", once, folder / "gold.jsonl", "-o", twice)
+    assert invoke("export", twice, "-o", exported, "--precision", "fp16").exit_code == 0
+    first, second, third = map(read_manifest, (once, twice, exported))
+    assert first.calibration == second.calibration == third.calibration
+    assert first.thresholds == second.thresholds == third.thresholds
+
+
+def test_a_table_for_people(tiny_bundle_folder: Path, folder: Path, tmp_path: Path) -> None:
+    result = invoke("calibrate", tiny_bundle_folder, folder / "gold.jsonl", "-o", tmp_path / "calibrated")
+    assert result.exit_code == 0, result.output
+    assert [line.split()[0] for line in result.stdout.splitlines() if "→" in line] == ["all", "PER", "ORG", "LOC"]
+    assert result.stderr == f"Wrote {tmp_path}/calibrated\n"
+
+
+def test_documents_with_other_labels(tiny_bundle_folder: Path, folder: Path, tmp_path: Path) -> None:
+    """Both verbs read `data.dev` of a TOML file, from its folder or another, and several files together."""
+    plain = told("evaluate", tiny_bundle_folder, folder / "gold.jsonl")
+    assert told("evaluate", tiny_bundle_folder, write_sources(folder / "sources.toml")) == plain
+    elsewhere = write_sources(tmp_path / "run.toml", 'format = "jsonl"\n[model]\nstart_from = "x"\n')
+    assert told("evaluate", tiny_bundle_folder, elsewhere, "--data", folder) == plain
+    both = told("evaluate", tiny_bundle_folder, elsewhere, folder / "gold.jsonl", "--data", folder)
+    assert both["documents"] == 2 * plain["documents"]
+    assert both["scores"]["micro"]["f1"] == plain["scores"]["micro"]["f1"]
+    fits = [
+        told("calibrate", tiny_bundle_folder, data, "-o", tmp_path / "calibrated")["label_calibration"]
+        for data in (folder / "sources.toml", folder / "gold.jsonl")
+    ]
+    assert fits[0] == fits[1]
+
+
+def test_documents_of_the_bundles_own_run_are_warned_of(tiny_bundle: Bundle, folder: Path, tmp_path: Path) -> None:
+    run = {"data": {"train": [{"path": "train.jsonl"}], "dev": [{"path": "gold.jsonl"}]}}
+    replace(tiny_bundle, manifest=replace(tiny_bundle.manifest, run=run)).save(tmp_path / "bundle")
+    result = invoke("calibrate", tmp_path / "bundle", folder / "gold.jsonl", "-o", tmp_path / "calibrated")
+    assert result.exit_code == 0, result.output
+    assert result.stderr.startswith(f"warning: {folder}/gold.jsonl is named in the bundle's own run: ")
+    other = invoke("calibrate", tmp_path / "bundle", folder / "sources.toml", "-o", tmp_path / "other")
+    assert "warning" not in other.stderr
+
+
+def refusal(*arguments: object) -> str:
+    result = invoke(*arguments)
+    assert result.exit_code == 1, result.output
+    [line] = result.stderr.splitlines()
+    return line.removeprefix("error: ")
+
+
+def test_refusals(tiny_bundle_folder: Path, tiny_embedding_bundle: Bundle, folder: Path, tmp_path: Path) -> None:
+    output = tmp_path / "calibrated"
+    tiny_embedding_bundle.save(tmp_path / "vectors")
+    assert "spans" in refusal("calibrate", tmp_path / "vectors", folder / "gold.jsonl", "-o", output)
+    said = refusal("calibrate", tiny_bundle_folder, folder / "named.jsonl", "-o", output)
+    assert said == (
+        "found the labels ['loc', 'org', 'per'], expected those of the bundle: ['PER', 'ORG', 'LOC']; rename them"
+    )
+    assert not output.exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("name = ", "not TOML: "),
+        ('name = "run"', "data.dev: found None, expected tables [[data.dev]], each with a `path`"),
+        ("[data]\ndev = 3", "data.dev: found 3, expected tables [[data.dev]], each with a `path`"),
+        ('[[data.dev]]\npaht = "x"', "data.dev[0].paht: unknown key; did you mean 'path'?"),
+    ],
+)
+def test_a_toml_file_that_names_no_documents(tiny_bundle_folder: Path, tmp_path: Path, text: str, said: str) -> None:
+    path = tmp_path / "sources.toml"
+    path.write_text(text, encoding="utf-8")
+    assert refusal("evaluate", tiny_bundle_folder, path).startswith(f"{path}: {said}")
+    assert refusal("evaluate", tiny_bundle_folder, tmp_path / "no.toml").endswith("no.toml: No such file or directory")

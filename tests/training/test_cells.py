@@ -1,0 +1,157 @@
+"""Cells of documents, and their calibration error: against hand-made numbers and a reference that goes cell by cell."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ner_service.errors import NerServiceError, TooManyCandidatesError
+from ner_service.recognizer import Recognizer
+from ner_service.types import Document, Encoding, Entity, LabelSet, Recognition, RecognizeOptions
+from training.cells import Cells, calibration_error, cells_of, is_unknown
+from training.data.targets import Example
+from training.objectives.spans import unknown_cells
+
+LABELS = ("PER", "ORG", "LOC")
+TEXTS = ("Ada Lovelace wrote to London.", "北京大学在上海。")
+
+
+class Answers:
+    """A recognizer with an answer for each text."""
+
+    def __init__(self, answers: dict[str, Recognition | NerServiceError]) -> None:
+        self.labels = LabelSet(LABELS)
+        self.answers = answers
+
+    def recognize(self, texts: list[str], options: RecognizeOptions) -> list[Recognition | NerServiceError]:
+        return [self.answers[text] for text in texts]
+
+
+def rows(cells: Cells) -> list[tuple[Any, ...]]:
+    columns = (cells.document_N, cells.label_N, cells.probability_N, cells.gold_N)
+    return list(zip(*(column.tolist() for column in columns), strict=True))
+
+
+def test_cells_of_documents() -> None:
+    """Found and gold, found and wrong, overlooked; a label that is not annotated or not known is no cell."""
+    found = (Entity(0, 3, "PER", 0.9), Entity(4, 6, "ORG", 0.2), Entity(4, 6, "LOC", 0.7))
+    gold = (Entity(0, 3, "PER"), Entity(7, 9, "PER"), Entity(0, 3, "LOC"), Entity(0, 1, "dog"))
+    answers: Any = Answers({"first": Recognition(found, 1, 9), "second": TooManyCandidatesError("many")})
+    documents = [
+        Document("first", gold, annotated=frozenset({"PER", "ORG", "dog"})),
+        Document("second", (Entity(0, 2, "ORG"),)),
+    ]
+    assert rows(cells_of(answers, documents, 0.1)) == [
+        (0, 0, 0.9, True),
+        (0, 1, 0.2, False),
+        (0, 0, 0.0, True),
+        (1, 1, 0.0, True),
+    ]
+    assert rows(cells_of(answers, [], 0.1)) == []
+
+
+def test_cells_are_served_answers(tiny_recognizer: Recognizer) -> None:
+    options = RecognizeOptions(threshold=0.2)
+    answers = [answer for answer in tiny_recognizer.recognize(TEXTS, options) if isinstance(answer, Recognition)]
+    served = [
+        (number, LABELS.index(entity.label), entity.score, False)
+        for number, answer in enumerate(answers)
+        for entity in answer.entities
+    ]
+    assert rows(cells_of(tiny_recognizer, [Document(text) for text in TEXTS], 0.2)) == served
+    assert len(served) > 3
+
+
+spans = st.tuples(st.integers(0, 5), st.integers(0, 5), st.integers(0, 2)).filter(lambda span: span[0] <= span[1])
+
+
+@given(st.sets(spans, max_size=4), spans, st.booleans())
+def test_what_flat_documents_leave_unknown_is_what_training_leaves_out(
+    mentions: set[tuple[int, int, int]], span: tuple[int, int, int], flat: bool
+) -> None:
+    """One token a character: the rule in characters is `unknown_cells` in tokens."""
+    entities = tuple(Entity(first, last + 1, LABELS[label]) for first, last, label in mentions)
+    first, last, label = span
+    encoding = Encoding(tuple(range(6)), tuple((i, i + 1) for i in range(6)))
+    example = Example(encoding, tuple((c, i, j) for i, j, c in mentions), (True,) * 3, flat)
+    in_training = bool(unknown_cells([example], 3, 6)[0, label, first, last])
+    document = Document("abcdef", entities, flat=flat)
+    assert is_unknown(Entity(first, last + 1, LABELS[label]), document) == in_training
+
+
+def test_unknown_cells_are_none() -> None:
+    """The twin of the rule above: where it does not hold, the same answer is a cell."""
+    answers: Any = Answers({"Visby Bay": Recognition((Entity(0, 5, "PER", 0.9),), 1, 9)})
+    mention = (Entity(0, 9, "LOC"),)
+    assert rows(cells_of(answers, [Document("Visby Bay", mention, flat=True)], 0.1)) == [(0, 2, 0.0, True)]
+    assert rows(cells_of(answers, [Document("Visby Bay", mention)], 0.1)) == [(0, 0, 0.9, False), (0, 2, 0.0, True)]
+
+
+def error(probabilities: list[float], gold: list[bool]) -> tuple[float | None, float | None]:
+    found = calibration_error(np.array(probabilities), np.array(gold, dtype=bool))
+    return found.ece, found.ece_found
+
+
+def test_calibration_error_by_hand() -> None:
+    """Fewer cells than bins: a bin each, so the mean of |p - gold|; 0.01 counts only where it is gold."""
+    probabilities, gold = [0.9, 0.2, 0.01, 0.01, 0.6], [True, False, False, True, False]
+    assert error(probabilities, gold) == pytest.approx(((0.1 + 0.2 + 0.99 + 0.6) / 4, (0.1 + 0.2 + 0.6) / 3))
+    # 30 cells are 15 pairs: each pair of (0.5, gold and not) is right on average.
+    assert error([0.5] * 30, [True, False] * 15) == pytest.approx((0.0, 0.0))
+    assert error([0.7] * 30, [True, False] * 15) == pytest.approx((0.2, 0.2))
+    assert error([0.04], [False]) == (None, None)
+    assert error([0.0], [True]) == (1.0, None)
+
+
+def reference(probability_N: list[float], gold_N: list[bool]) -> float:
+    """Cell by cell: bins of sizes that differ by one at most, the larger first."""
+    cells = zip(probability_N, gold_N, strict=True)
+    counted = sorted(((p, gold) for p, gold in cells if p >= 0.05 or gold), key=lambda cell: cell[0])
+    size, larger = divmod(len(counted), 15)
+    total, start = 0.0, 0
+    for number in range(15):
+        part = counted[start : start + size + (number < larger)]
+        start += len(part)
+        if part:
+            confidence = sum(p for p, _ in part) / len(part)
+            accuracy = sum(gold for _, gold in part) / len(part)
+            total += len(part) / len(counted) * abs(confidence - accuracy)
+    return total
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_size=80))
+def test_calibration_error_is_that_of_the_reference(cells: list[tuple[float, bool]]) -> None:
+    probabilities, gold = [p for p, _ in cells], [gold for _, gold in cells]
+    ece, _ = error(probabilities, gold)
+    if ece is None:
+        assert not any(gold)
+        assert max(probabilities) < 0.05
+    else:
+        assert ece == pytest.approx(reference(probabilities, gold), abs=1e-12)
+
+
+def test_right_probabilities_have_no_error_and_exaggerated_ones_have() -> None:
+    """With 20,000 cells in 15 bins the noise of a bin's share is sqrt(p (1 - p) / 1333) < 0.014."""
+    generator = np.random.default_rng(0)
+    probability_N = generator.uniform(0.05, 1.0, 20_000)
+    gold_N = generator.uniform(size=20_000) < probability_N
+    assert error(probability_N.tolist(), gold_N.tolist())[0] < 0.014  # type: ignore[operator]
+    logit_N = torch.logit(torch.from_numpy(probability_N))
+    assert error(torch.sigmoid(3 * logit_N).tolist(), gold_N.tolist())[0] > 0.1  # type: ignore[operator]
+
+
+def test_what_is_overlooked_counts_in_one_error_alone() -> None:
+    """Right probabilities far below 0.05 hide some entities: `ece` names them, `ece_found` does not."""
+    generator = np.random.default_rng(0)
+    probability_N = np.concatenate([generator.uniform(0.05, 1.0, 5_000), np.full(100_000, 0.01)])
+    gold_N = generator.uniform(size=len(probability_N)) < probability_N
+    ece, ece_found = error(probability_N.tolist(), gold_N.tolist())
+    assert ece is not None
+    assert ece_found is not None
+    assert ece > 0.1
+    assert ece_found < 0.02
