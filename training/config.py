@@ -21,7 +21,8 @@ class SourceConfig:
     `labels` renames the file's labels; where it is given, labels that it does not name are dropped. `annotated` names
     the labels (after renaming) that the annotators looked for; left out, those that `labels` maps to, or else all.
     `flat` says that only outermost mentions are annotated: what lies inside a mention of another label is no negative.
-    `where` keeps the documents whose metadata has one of the listed values.
+    `where` keeps the documents whose metadata has one of the listed values. `inner` adds silver entities to training
+    documents: inside mentions of each label that it names, names that the file knows for the labels listed there.
     """
 
     path: str
@@ -30,6 +31,7 @@ class SourceConfig:
     annotated: tuple[str, ...] | None = None
     flat: bool = False
     where: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    inner: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +62,8 @@ class DataConfig:
         _check("round_lines", self.round_lines, self.round_lines >= 1, "1 or more")
         if not (self.train or self.texts or self.pairs):
             raise ValueError("found none of `train`, `texts` and `pairs`, expected something to learn from")
+        for number, source in enumerate(self.dev):
+            _check(f"dev[{number}].inner", dict(source.inner), not source.inner, "none: gold alone is measured by")
         labels = self.labels or ()
         _check("labels", labels, len(set(labels)) == len(labels), "every label once")
 

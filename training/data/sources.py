@@ -13,6 +13,7 @@ from ner_service.types import Document, Entity, LabelSet
 from training.config import DataConfig, SourceConfig
 from training.data.pairs import read_pairs
 from training.data.raw import RawCorpus, fraction_of
+from training.data.silver import add_inner
 from training.data.texts import TextStream
 
 AUGMENTED_FROM = "augmented_from"
@@ -68,10 +69,13 @@ def read_corpus(config: DataConfig, folder: Path) -> Corpus:
 
 
 def read_source(source: SourceConfig, folder: Path) -> Iterator[Document]:
-    """Documents of one source, labels renamed, documents chosen; their metadata names it under "source"."""
-    for document in read_documents(folder / source.path, source.format):
-        if all(document.metadata.get(key) in values for key, values in source.where.items()):
-            yield _relabel(document, source)
+    """Documents of one source, chosen, labels renamed, silver entities added; metadata names it under "source"."""
+    chosen = (
+        _relabel(document, source)
+        for document in read_documents(folder / source.path, source.format)
+        if all(document.metadata.get(key) in values for key, values in source.where.items())
+    )
+    yield from add_inner(list(chosen), source.inner) if source.inner else chosen
 
 
 def digest(train: Iterable[Document], dev: Iterable[Document]) -> str:
