@@ -54,7 +54,9 @@ RESULTS = ROOT / "benchmarks/results/heads.jsonl"
 RECIPE = ROOT / "benchmarks/accuracy/heads.toml"
 SEEDS = (0, 1, 2)
 NUM_TEXTS = 2000
-"""Training texts of a set that is cut, the held-out tenth included."""
+"""Training texts of a set that is cut, with those to choose by."""
+
+CHOOSING_SHARE = 0.1
 
 Head = Literal["efficient_global_pointer", "global_pointer", "token_classification", "crf"]
 REFERENCE: Head = "efficient_global_pointer"
@@ -108,12 +110,20 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Split:
+    """Files of documents: those to learn from, and those to choose the epoch by."""
+
+    learn: Path
+    choose: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
     """What came of a run.
 
-    `selected_epoch` counts from 1; `selection_f1` is its F1 on the held-out tenth, `f1` and `outermost_f1` on dev.
-    `rule` is a tagger's (`benchmarks.accuracy.tags`). `cpu_s` is the processor time of training and `peak_mib` the
-    largest resident size of its process.
+    `num_train` counts the documents learnt from. `selected_epoch` counts from 1; `selection_f1` is its F1 on the tenth,
+    `f1` and `outermost_f1` are on dev. `rule` is a tagger's (`benchmarks.accuracy.tags`). `cpu_s` is the processor time
+    of training and `peak_mib` the largest resident size of its process.
     """
 
     data: str
@@ -143,7 +153,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trained:
-    """A trained head: the epoch that the held-out tenth chose, what it scored there, and the report on dev."""
+    """A trained head: the epoch that the tenth chose, what it scored there, and the report on dev."""
 
     selected_epoch: int
     selection_f1: float
@@ -188,14 +198,14 @@ def read_start(folder: Path) -> Start:
 
 def execute(run: Run, start: Start, data: Path, state: Path) -> Row:
     """Train from the start, for its whole cost is measured, and say what came of it."""
-    texts = training_texts(run, data, state)
+    split = split_texts(run, data, state)
     dev = list(read_documents(data / run.data / "dev.jsonl.gz"))
     train = train_tagger if run.head in TAGGERS else train_pointer
-    trained = train(run, settings_of(run, start, texts), dev, state / run.name)
+    trained = train(run, options_of(run, start, split), dev, state / run.name)
     return Row(
         **asdict(run),
         start=start.name,
-        num_train=sum(1 for _ in read_documents(texts)),
+        num_train=sum(1 for _ in read_documents(split.learn)),
         epochs=run.epochs,
         settings=SETTINGS[run.head],
         selected_epoch=trained.selected_epoch,
@@ -211,26 +221,32 @@ def execute(run: Run, start: Start, data: Path, state: Path) -> Row:
     )
 
 
-def training_texts(run: Run, data: Path, state: Path) -> Path:
-    """A file of the set's training documents: all, or those whose texts come first by a hash of their own."""
-    source = data / run.data / "train.jsonl.gz"
-    target = state / f"{run.subset}.jsonl"
-    if run.full:
-        return source
-    if not target.exists():
-        documents = sorted(read_documents(source), key=lambda document: fraction_of("heads " + document.text))
-        write_documents(documents[:NUM_TEXTS], target)
-    return target
+def split_texts(run: Run, data: Path, state: Path) -> Split:
+    """The set's training documents, cut or all, in two files: a tenth to choose by, the others to learn from.
+
+    Hashes of the text decide, none of which may have cut off the set's own dev documents.
+    """
+    split = Split(learn=state / f"{run.subset}-learn.jsonl", choose=state / f"{run.subset}-choose.jsonl")
+    if not (split.learn.exists() and split.choose.exists()):
+        documents = list(read_documents(data / run.data / "train.jsonl.gz"))
+        if not run.full:
+            documents = sorted(documents, key=lambda document: fraction_of("cut " + document.text))[:NUM_TEXTS]
+        chooses = [fraction_of("choose " + document.text) < CHOOSING_SHARE for document in documents]
+        write_documents([d for d, chosen in zip(documents, chooses, strict=True) if chosen], split.choose)
+        write_documents([d for d, chosen in zip(documents, chooses, strict=True) if not chosen], split.learn)
+    return split
 
 
-def settings_of(run: Run, start: Start, texts: Path) -> list[str]:
-    """`--set` options of a run. Labels are all those of the texts, also one that only the held-out tenth has."""
-    labels = sorted({entity.label for document in read_documents(texts) for entity in document.entities})
+def options_of(run: Run, start: Start, split: Split) -> list[str]:
+    """`--set` options of a run. Labels are also those that only the tenth to choose by has."""
+    documents = (document for path in (split.learn, split.choose) for document in read_documents(path))
+    labels = sorted({entity.label for document in documents for entity in document.entities})
     settings = (
         f"seed={run.seed}",
         f"epochs={run.epochs}",
         f'model.start_from="{start.folder}"',
-        f'data.train=[{{ path = "{texts}" }}]',
+        f'data.train=[{{ path = "{split.learn}" }}]',
+        f'data.dev=[{{ path = "{split.choose}" }}]',
         f"data.labels={json.dumps(labels, ensure_ascii=False)}",
         *SETTINGS[run.head],
     )

