@@ -44,8 +44,9 @@ def train(setup: Setup, state: State, accelerator: Accelerator) -> Iterator[Prog
 
     One objective leads: its batches make the steps of an epoch. That is the spans where there are documents, else the
     one with the largest weight, of equals the one with the most steps. The others' batches are taken in their order, as
-    many as there are steps, and again from the first where they run out. A step's batches are dealt out to the processes in turn; an objective's gradient is that of all its batches,
-    summed over the processes and divided by the count of all their terms, whatever the number of processes.
+    many as there are steps, and again from the first where they run out. A step's batches are dealt out to the
+    processes in turn; an objective's gradient is that of all its batches, summed over the processes and divided by the
+    count of all their terms, whatever the number of processes.
 
     Raises:
         ConfigError: an epoch's loss or dev score is not a finite number.

@@ -4,11 +4,11 @@
         --teacher BUNDLE --state FOLDER [--name NAME] [--set KEY=VALUE ...] [--minutes 30]
     python -m benchmarks.accuracy.adaptation --table
 
-One run of `training/recipes/adapt.toml` over the texts, with a bundle kept after 0, 1, 2, 4, 8, ... epochs and after the
-last one. Each is measured on texts held out: the centred cosine of its hidden states to the teacher's, token by token,
-and the share of masked tokens that it names; and by a short fine-tuning, always the same: the texts of CLUENER that
-`benchmarks.accuracy.heads` cuts it to, FINE_TUNE_EPOCHS epochs, F1 on FOLDER/cluener/dev.jsonl.gz after the last. After
-so many minutes the command ends, and goes on where it was when it is called again. A measured bundle is a line of
+One run of `training/recipes/adapt.toml` over the texts, with a bundle kept after 0, 1, 2, 4, 8, ... epochs and after
+the last one. Each is measured on texts held out: the centred cosine of its hidden states to the teacher's, token by
+token, and the share of masked tokens that it names; and by a short fine-tuning, always the same: the texts of CLUENER
+that `benchmarks.accuracy.heads` cuts it to, FINE_TUNE_EPOCHS epochs, F1 on FOLDER/cluener/dev.jsonl.gz after the last.
+After so many minutes the command ends, and goes on where it was when it is called again. A measured bundle is a line of
 `benchmarks/results/adaptation.jsonl`.
 """
 
@@ -33,7 +33,7 @@ from benchmarks.accuracy.heads import RECIPE as FINE_TUNE_RECIPE
 from benchmarks.accuracy.heads import Run as HeadRun
 from benchmarks.accuracy.heads import hardware, read_start, split_texts
 from benchmarks.accuracy.processes import ROOT, run_module
-from ner_service.bundle import Bundle, read_manifest
+from ner_service.bundle import read_manifest
 from ner_service.model.batch import pad
 from ner_service.model.encoders import Encoder
 from ner_service.recognizer import pick_device
@@ -55,7 +55,7 @@ NUM_TEXTS = 200
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """A point of the curve. `num_tokens` were read by all objectives so far; `masked_accuracy` is None without a head."""
+    """A point of the curve: what all objectives have read, and what was measured; `masked_accuracy` needs its head."""
 
     name: str
     epoch: int

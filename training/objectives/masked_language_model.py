@@ -108,10 +108,10 @@ class MaskedLanguageModelObjective:
 
     def loss(self, batch: list[MaskedText]) -> Tensor:
         """The cross entropy in nats, summed over masked tokens."""
-        logits_NV, target_N = self._predict(batch)
+        logits_NV, target_N = self.predict(batch)
         return functional.cross_entropy(logits_NV, target_N, reduction="sum")
 
-    def _predict(self, batch: list[MaskedText]) -> tuple[Tensor, Tensor]:
+    def predict(self, batch: list[MaskedText]) -> tuple[Tensor, Tensor]:
         """Logits [N, V], in fp32 or wider, and tokens [N] of the masked places."""
         device = self.accelerator.device
         inputs = self.model.batch([text.token_ids for text in batch], self.tokenizer.pad_id, device)
