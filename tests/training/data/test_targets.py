@@ -18,7 +18,7 @@ from ner_service.types import Document, Entity, LabelSet, Recognition, WindowLim
 from tests.strategies import LABELS, documents
 from training.data.targets import Example, encode_documents, examples_of
 from training.data.tokenizer_training import train_tokenizer
-from training.evaluation import evaluate
+from training.evaluation import compare, predict
 
 NAMES = LabelSet(LABELS)
 LIMITS = WindowLimits(max_tokens=64, overlap_tokens=16)
@@ -154,7 +154,7 @@ def test_what_is_lost_stays_in_the_denominator_of_recall() -> None:
     _, lost = encode_documents([fitting, unfit], tokenizer(), LIMITS, NAMES)
     assert [item.entity for item in lost] == [Entity(6, 8, "person")]
     recognizer = PerfectRecognizer([fitting, unfit], LIMITS)
-    micro = evaluate(recognizer, [fitting, unfit]).micro  # type: ignore[arg-type]
+    micro = compare([fitting, unfit], predict(recognizer, [fitting, unfit])).micro  # type: ignore[arg-type]
     assert (micro.num_gold, micro.num_predicted, micro.num_right) == (4, 3, 3)
     assert (micro.precision, micro.recall) == (1.0, 0.75)
 
