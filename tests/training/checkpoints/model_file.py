@@ -52,13 +52,16 @@ def write_model_file(path: Path, *, pieces: Mapping[str, float] = PIECES, seed: 
         type_vocab_size=TYPES,
         pad_token_id=1,
     )
-    model = BertModel(config, add_pooling_layer=False).eval()
+    model = BertModel(config, add_pooling_layer=False)
+    model.eval()
     state = model.state_dict()
     directory, tensors = [], []
+    content: bytes
+    values: NDArray[np.float32]
     for name, foreign in names().items():
         shape = state[foreign].shape
         if len(shape) == 2 and name not in ("emb.pos", "emb.type"):
-            content, values = random_blocks(*shape, generator)
+            content, values = random_blocks(shape[0], shape[1], generator)
             kind = 1
         else:
             values = generator.normal(1.0 if name.endswith("n.w") else 0.0, 0.2, tuple(shape)).astype(np.float32)

@@ -14,6 +14,7 @@ from ner_service.errors import ConfigError
 from ner_service.model.batch import pad
 from ner_service.model.config import HuggingFaceConfig, RoFormerConfig
 from ner_service.model.encoders import build_encoder
+from ner_service.model.rotary_encoder import RotaryEncoder
 from tests.training.checkpoints.model_file import HEADS, INNER, LAYERS, TYPES, WIDTH, forward
 from training.checkpoints.bert import as_roformer
 from training.checkpoints.huggingface import ForeignEncoder
@@ -72,10 +73,8 @@ def test_without_rotation_it_is_bert_with_the_mean_position(
     foreign: ForeignEncoder, bert: BertModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every head in its place: with angles of 0 all of attention is BERT's."""
-    from ner_service.model import rotary_encoder
-
-    whole = rotary_encoder.rotary_table
-    monkeypatch.setattr(rotary_encoder, "rotary_table", lambda positions, *rest: whole(positions * 0, *rest))
+    whole = RotaryEncoder._table
+    monkeypatch.setattr(RotaryEncoder, "_table", lambda self, positions: whole(self, positions * 0))
     token_ids = (0, 9, TOKEN, 30, 9, 2)
     positions = bert.embeddings.position_embeddings.weight
     kept = positions.detach().clone()

