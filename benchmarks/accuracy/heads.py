@@ -33,7 +33,7 @@ import torch
 import typer
 
 from benchmarks.accuracy.processes import ROOT, Finished, run_module
-from benchmarks.accuracy.taggers import TaggerKind
+from benchmarks.accuracy.taggers import TRANSITIONS_LR, TaggerKind
 from benchmarks.accuracy.tagging import entities, load_tagger, predict
 from benchmarks.accuracy.tags import Rule
 from benchmarks.candidates import processor
@@ -121,9 +121,10 @@ class Split:
 class Row:
     """What came of a run.
 
-    `num_train` counts the documents learnt from. `selected_epoch` counts from 1; `selection_f1` is its F1 on the tenth,
-    `f1` and `outermost_f1` are on dev. `rule` is a tagger's (`benchmarks.accuracy.tags`). `cpu_s` is the processor time
-    of training and `peak_mib` the largest resident size of its process.
+    `num_train` counts the documents learnt from; `settings` are the learning rates. `selected_epoch` counts from 1;
+    `selection_f1` is its F1 on the tenth, `f1` and `outermost_f1` are on dev. `rule` is a tagger's
+    (`benchmarks.accuracy.tags`). `cpu_s` is the processor time of training and `peak_mib` the largest resident size of
+    its process.
     """
 
     data: str
@@ -201,13 +202,14 @@ def execute(run: Run, start: Start, data: Path, state: Path) -> Row:
     split = split_texts(run, data, state)
     dev = list(read_documents(data / run.data / "dev.jsonl.gz"))
     train = train_tagger if run.head in TAGGERS else train_pointer
-    trained = train(run, options_of(run, start, split), dev, state / run.name)
+    options = options_of(run, start, split)
+    trained = train(run, options, dev, state / run.name)
     return Row(
         **asdict(run),
         start=start.name,
         num_train=sum(1 for _ in read_documents(split.learn)),
         epochs=run.epochs,
-        settings=SETTINGS[run.head],
+        settings=rates_of(run.head, options),
         selected_epoch=trained.selected_epoch,
         selection_f1=trained.selection_f1,
         rule=trained.rule,
@@ -251,6 +253,13 @@ def options_of(run: Run, start: Start, split: Split) -> list[str]:
         *SETTINGS[run.head],
     )
     return [part for setting in settings for part in ("--set", setting)]
+
+
+def rates_of(head: Head, options: Sequence[str]) -> tuple[str, ...]:
+    """The learning rates that a run had, for its row: `heads.toml` may have others by and by."""
+    optimizer = load_run(RECIPE, options[1::2]).optimizer
+    rates = (f"lr={optimizer.lr:g}", f"head_lr={optimizer.head_lr:g}")
+    return (*rates, f"transitions_lr={TRANSITIONS_LR:g}") if head == "crf" else rates
 
 
 def train_pointer(run: Run, options: Sequence[str], dev: Sequence[Document], output: Path) -> Trained:

@@ -73,6 +73,18 @@ def test_scores_a_label_and_of_all() -> None:
     assert rows["all"].recall == pytest.approx(1 / 3)
 
 
+def test_user_names_are_neither_right_nor_wrong_where_they_are_ignored() -> None:
+    """Gold: the @, the user name, Bo. Found: the user name with its @, Bo, and Rome, which is wrong."""
+    tweet = Document(
+        text="@ ann_b saw Bo in Rome", entities=(Entity(0, 1, "PER"), Entity(2, 7, "PER"), Entity(12, 14, "PER"))
+    )
+    found = answers((0, 7, "PER"), (12, 14, "PER"), (18, 22, "PER"))
+    counted, ignored = (next(rows_of(data, [tweet], found)) for data in ("btc", "btc, no user names"))
+    assert counted.precision == counted.recall == pytest.approx(1 / 3)
+    assert counted.support == 3
+    assert (ignored.precision, ignored.recall, ignored.support) == (0.5, 1.0, 1)
+
+
 def test_rows_that_were_measured_anew_replace_theirs_alone() -> None:
     def rows(system: str, data: str, *found: tuple[int, int, str]) -> list[Row]:
         return list(rows_of(data, [SAMPLE], answers(*found, system=system)))

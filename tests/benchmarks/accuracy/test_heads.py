@@ -1,0 +1,163 @@
+"""The comparison's plan, its texts and its table; runs are `ner-train`'s and `benchmarks.accuracy.tagging`'s."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from benchmarks.accuracy import heads
+from benchmarks.accuracy.heads import (
+    EPOCHS,
+    FULL_EPOCHS,
+    RECIPE,
+    REFERENCE,
+    SEEDS,
+    SETTINGS,
+    Head,
+    Row,
+    Run,
+    Start,
+    options_of,
+    planned,
+    rates_of,
+    read_rows,
+    read_start,
+    split_texts,
+    table,
+)
+from ner_service.errors import ConfigError
+from ner_service.formats import read_documents, write_documents
+from ner_service.model.config import Heads
+from ner_service.types import Document, Entity
+from tests.training.runs import setup_of
+from training.config import load_run
+from training.data.raw import fraction_of
+from training.preparation import Setup
+from training.sample import sample_documents
+
+
+def run(data: str = "cluener", head: Head = REFERENCE, seed: int = 0, *, full: bool = False) -> Run:
+    return Run(data=data, full=full, head=head, seed=seed, start_sha256="aa")
+
+
+def row(of: Run, f1: float, cpu_s: float = 100.0, peak_mib: float = 1000.0) -> Row:
+    return Row(
+        data=of.data,
+        full=of.full,
+        head=of.head,
+        seed=of.seed,
+        start_sha256=of.start_sha256,
+        start="small",
+        num_train=1800,
+        epochs=of.epochs,
+        settings=("lr=0.0002",),
+        selected_epoch=1,
+        selection_f1=f1,
+        rule=None,
+        f1=f1,
+        outermost_f1=f1 + 0.01,
+        cpu_s=cpu_s,
+        peak_mib=peak_mib,
+        date="2026-01-01",
+        hardware="none",
+        torch="none",
+    )
+
+
+def test_every_head_is_planned_on_every_set_for_each_seed() -> None:
+    assert len(planned([], "aa", full=False)) == len(SEEDS) * len(SETTINGS) * len(EPOCHS)
+    assert len(planned([], "aa", full=True)) == len(SEEDS) * len(SETTINGS) * len(FULL_EPOCHS)
+    first = planned([], "aa", full=False)[: len(SETTINGS)]
+    assert [(each.data, each.seed) for each in first] == [(first[0].data, 0)] * len(SETTINGS)
+
+
+def test_a_finished_run_is_not_planned_again_unless_from_another_encoder_or_in_full() -> None:
+    done = row(run(seed=1), 0.5)
+    assert set(planned([], "aa", full=False)) - set(planned([done], "aa", full=False)) == {done.run}
+    assert planned([done], "bb", full=False) == planned([], "bb", full=False)
+    assert planned([done], "aa", full=True) == planned([], "aa", full=True)
+
+
+def test_the_table_says_mean_spread_and_cost_against_the_reference() -> None:
+    rows = [row(run(seed=seed), 0.7 + seed / 100) for seed in SEEDS]
+    rows += [row(run(head="crf", seed=seed), 0.6, cpu_s=150.0, peak_mib=500.0) for seed in SEEDS]
+    rows += [row(run(data="cmeee", head="crf"), 0.4)]
+    lines = list(table(rows))
+    expected = "0.7100 (0.0100) of 3 | 0.7200 (0.0100) of 3 | 1.00 | 1.00"
+    assert f"| cluener-2000 | small | {REFERENCE} | {expected} |" in lines
+    assert "| cluener-2000 | small | crf | 0.6000 (0.0000) of 3 | 0.6100 (0.0000) of 3 | 1.50 | 0.50 |" in lines
+    assert "| cmeee-2000 | small | crf | 0.4000 (one seed) | 0.4100 (one seed) | - | - |" in lines
+
+
+def documents(count: int) -> list[Document]:
+    return [Document(text=f"Ann {number}", entities=(Entity(0, 3, "PER"),)) for number in range(count)]
+
+
+def write_set(folder: Path, data: str, count: int) -> None:
+    (folder / data).mkdir(parents=True)
+    write_documents(documents(count), folder / data / "train.jsonl.gz")
+
+
+def test_a_tenth_of_the_texts_chooses_whatever_cut_off_the_dev_documents(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The plain hash of a text may be what cut the set in two: no text of train would be below a tenth."""
+    monkeypatch.setattr(heads, "NUM_TEXTS", 300)
+    (tmp_path / "cluener").mkdir()
+    kept = [document for document in documents(500) if fraction_of(document.text) >= 0.125]
+    write_documents(kept, tmp_path / "cluener/train.jsonl.gz")
+    split = split_texts(run(), tmp_path, tmp_path)
+    learn, choose = ([document.text for document in read_documents(path)] for path in (split.learn, split.choose))
+    assert not set(learn) & set(choose)
+    assert len(learn) + len(choose) == 300
+    assert 10 < len(choose) < 60
+    assert sorted(learn + choose) != sorted(document.text for document in kept[:300])  # not the first of the file
+
+
+def test_the_texts_are_the_same_for_every_head_and_seed(tmp_path: Path) -> None:
+    write_set(tmp_path, "cluener", 60)
+    splits = {split_texts(run(head=head, seed=seed), tmp_path, tmp_path) for head in SETTINGS for seed in SEEDS}
+    assert len(splits) == 1
+
+
+@pytest.mark.parametrize("head", SETTINGS)
+def test_every_run_fits_the_recipe_and_its_head(head: Head, tmp_path: Path) -> None:
+    write_set(tmp_path, "cluener", 60)
+    split = split_texts(run(head=head), tmp_path, tmp_path)
+    start = Start(folder=tmp_path / "bundle", name="small", sha256="aa")
+    config = load_run(RECIPE, options_of(run(head=head, seed=2), start, split)[1::2])
+    assert (config.seed, config.epochs, config.data.labels) == (2, EPOCHS["cluener"], ("PER",))
+    assert config.model.start_from == str(tmp_path / "bundle")
+    if "pointer" in head:
+        assert config.model.head.kind == head
+    rates = rates_of(head, options_of(run(head=head), start, split))
+    assert rates[:2] == ("lr=0.0002", "head_lr=0.001")
+    assert (rates[2:] == ("transitions_lr=0.01",)) == (head == "crf")
+
+
+def test_the_start_is_an_encoder_that_knows_no_entities(tmp_path: Path) -> None:
+    setup = setup_of(sample_documents(8), ["PER"])
+    trained = setup.bundle(setup.build_model().state_dict(), {})
+    trained.save(tmp_path / "trained")
+    with pytest.raises(ConfigError, match="found a `spans` head, expected an encoder not trained on entities"):
+        read_start(tmp_path / "trained")
+    manifest = encoder_of(setup, tmp_path / "encoder")
+    start = read_start(tmp_path / "encoder")
+    assert start.sha256 == manifest
+    assert start.folder == (tmp_path / "encoder").resolve()
+
+
+def encoder_of(setup: Setup, folder: Path) -> str:
+    """Save the setup's encoder without heads; the digest of its weights."""
+    whole = setup.bundle(setup.build_model().state_dict(), {})
+    model = replace(whole.manifest.model, heads=Heads())
+    manifest = replace(whole.manifest, labels=(), thresholds={}, model=model)
+    weights = {name: tensor for name, tensor in whole.weights.items() if name.startswith("encoder.")}
+    return replace(whole, manifest=manifest, weights=weights).save(folder).files["model.safetensors"].sha256
+
+
+def test_each_committed_run_stands_once() -> None:
+    rows = read_rows()
+    assert len({each.run for each in rows}) == len(rows)
