@@ -15,6 +15,9 @@ def test_help_is_the_golden_one(program: str) -> None:
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_help_tells_every_verb_and_option(program: str) -> None:
     text = help_of(program)
-    verbs = {"ner-service": ("serve", "recognize", "inspect"), "ner-train": ("init", "train", "evaluate", "export")}
+    verbs = {
+        "ner-service": ("serve", "recognize", "inspect"),
+        "ner-train": ("init", "import", "train", "pretrain", "evaluate", "calibrate", "export", "augment", "similar"),
+    }
     assert all(f"$ {program} {verb} --help\n" in text for verb in verbs[program])
     assert max(map(len, text.splitlines())) <= 100

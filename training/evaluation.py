@@ -59,8 +59,8 @@ class Report:
     `overlapping` counts the documents whose gold entities overlap, `flat` the others. `inner` and `outer` split the
     entities of all documents: an inner one, gold or predicted, lies inside a longer gold one.
     Where no gold overlaps, `flat_policy` scores the answers under `overlap: flat`, and `seqeval` is that library's view
-    of the same answers. `calibration` is the error of all probabilities, `label_calibration` that of each label's,
-    where they were measured.
+    of the same answers. `sources` scores the documents of each known file apart. `calibration` is the error
+    of all probabilities, `label_calibration` that of each label's, where they were measured.
     """
 
     num_documents: int
@@ -73,6 +73,7 @@ class Report:
     inner: Score
     flat_policy: Score | None = None
     seqeval: dict[str, float] | None = None
+    sources: dict[str, Score] = field(default_factory=dict)
     calibration: Reliability | None = None
     label_calibration: dict[str, Reliability] = field(default_factory=dict)
 
@@ -91,6 +92,7 @@ class Report:
             "macro_f1": self.macro_f1,
             "scores": {name: score.as_dict() for name, score in scores.items() if score is not None},
             "labels": {label: score.as_dict() for label, score in self.labels.items()},
+            "sources": {source: score.as_dict() for source, score in self.sources.items()},
             "seqeval": self.seqeval or {},
             **self._calibration(),
         }
@@ -114,12 +116,22 @@ def evaluate(recognizer: Recognizer, documents: Sequence[Document]) -> Report:
 
 
 def full_report(documents: Sequence[Document], predictions: Sequence[tuple[Entity, ...] | None]) -> Report:
-    """`compare`, and for flat gold the answers under `overlap: flat` and seqeval's view of them."""
-    report = compare(documents, predictions)
+    """`compare`, file by file too, and for flat gold the answers under `overlap: flat` and seqeval's view of them."""
+    report = replace(compare(documents, predictions), sources=_by_source(documents, predictions))
     if any(has_overlap(document.entities) for document in documents):
         return report
     flat = [apply_overlap(entities or (), "flat") for entities in predictions]
     return replace(report, flat_policy=compare(documents, flat).micro, seqeval=seqeval_score(documents, flat))
+
+
+def _by_source(documents: Sequence[Document], predictions: Sequence[tuple[Entity, ...] | None]) -> dict[str, Score]:
+    parts: dict[str, tuple[list[Document], list[tuple[Entity, ...] | None]]] = {}
+    for document, found in zip(documents, predictions, strict=True):
+        if (source := document.metadata.get("source")) is not None:
+            own, answers = parts.setdefault(str(source), ([], []))
+            own.append(document)
+            answers.append(found)
+    return {source: compare(own, answers).micro for source, (own, answers) in sorted(parts.items())}
 
 
 def predict(recognizer: Recognizer, documents: Sequence[Document]) -> list[tuple[Entity, ...] | None]:

@@ -35,6 +35,10 @@ def score_table(report: Report) -> Table:
     table.add_section()
     for label, score in report.labels.items():
         table.add_row(Text(label), *_cells(score), *_errors(report.label_calibration.get(label)))
+    if len(report.sources) > 1:
+        table.add_section()
+        for source, score in report.sources.items():
+            table.add_row(Text(source), *_cells(score))
     if report.num_refused:
         table.caption = f"{report.num_refused} of {report.num_documents} documents have too many candidates: no answer"
     return table

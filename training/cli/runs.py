@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -16,11 +15,10 @@ from rich.console import Console
 from ner_service.errors import ConfigError
 from ner_service.recognizer import Recognizer, pick_device
 from ner_service.terminal import console, refusals, say
-from ner_service.types import Document, Entity
 from training.assembly import new_state
 from training.cli.options import Json
 from training.config import RunConfig, load_run
-from training.evaluation import Score, compare, full_report, predict
+from training.evaluation import full_report, predict
 from training.loop import train as run_loop
 from training.loop import weights_of
 from training.preparation import Setup, prepare
@@ -132,22 +130,13 @@ def _export(setup: Setup, state: State, device: torch.device, folder: Path, num_
     dev = setup.corpus.dev
     metrics: dict[str, object] = {"best_epoch": state.best.epoch + 1 if state.best else 0}
     if dev:
-        predictions = predict(Recognizer(draft, device), dev)
-        best = full_report(dev, predictions)
-        sources = sorted({str(document.metadata["source"]) for document in dev})
+        best = full_report(dev, predict(Recognizer(draft, device), dev))
         metrics |= {
             "last_epoch_f1": state.history[-1].score,  # measured: a run ends after no other epoch
             "unrepresentable_entities": num_lost,
             **best.as_dict(),
-            "sources": {source: _of_source(source, dev, predictions).as_dict() for source in sources},
         }
         console.print(score_table(best))
     metrics["history"] = {str(record.epoch + 1): {"loss": record.loss, **record.dev} for record in state.history}
     setup.bundle(draft.weights, metrics).save(folder)
     return metrics
-
-
-def _of_source(source: str, documents: Sequence[Document], predictions: Sequence[tuple[Entity, ...] | None]) -> Score:
-    pairs = zip(documents, predictions, strict=True)
-    own, found = zip(*(pair for pair in pairs if pair[0].metadata["source"] == source), strict=True)
-    return compare(own, found).micro

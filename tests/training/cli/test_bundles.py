@@ -97,10 +97,14 @@ def test_a_table_for_people(tiny_bundle_folder: Path, folder: Path, tmp_path: Pa
 def test_documents_with_other_labels(tiny_bundle_folder: Path, folder: Path, tmp_path: Path) -> None:
     """Both verbs read `data.dev` of a TOML file, from its folder or another, and several files together."""
     plain = told("evaluate", tiny_bundle_folder, folder / "gold.jsonl")
-    assert told("evaluate", tiny_bundle_folder, write_sources(folder / "sources.toml")) == plain
+    [score] = plain.pop("sources").values()
     elsewhere = write_sources(tmp_path / "run.toml", 'format = "jsonl"\n[model]\nstart_from = "x"\n')
-    assert told("evaluate", tiny_bundle_folder, elsewhere, "--data", folder) == plain
+    for named in ([write_sources(folder / "sources.toml")], [elsewhere, "--data", folder]):
+        found = told("evaluate", tiny_bundle_folder, *named)
+        assert found.pop("sources") == {"named.jsonl": score}
+        assert found == plain
     both = told("evaluate", tiny_bundle_folder, elsewhere, folder / "gold.jsonl", "--data", folder)
+    assert both["sources"] == {"named.jsonl": score, str(folder / "gold.jsonl"): score}
     assert both["documents"] == 2 * plain["documents"]
     assert both["scores"]["micro"]["f1"] == plain["scores"]["micro"]["f1"]
     fits = [

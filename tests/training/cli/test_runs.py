@@ -105,6 +105,7 @@ def test_evaluate_measures_what_training_measured(folder: Path) -> None:
     found = json.loads(result.stdout)
     for measure in ("calibration", "label_calibration"):  # of probabilities, which a run does not measure
         assert found.pop(measure)
+    assert [*found.pop("sources").values()] == [*metrics(folder)["sources"].values()]  # here by path, there by name
     assert found.items() <= metrics(folder).items()
     table = invoke("evaluate", folder / "run/bundle", folder / "sample/dev.jsonl")
     assert table.exit_code == 0
