@@ -182,13 +182,15 @@ def table(rows: Sequence[Row]) -> Iterator[str]:
 
 
 def measure(data: Path, bundle: Path, python: str) -> Iterator[Row]:
-    """Rows of every set for the served model and the peers that can be asked."""
+    """Rows of every set for the served model and the peers that can be asked; the same texts are asked for once."""
     recognizer = Recognizer.load(bundle)
+    known: dict[tuple[str, ...], list[Answers]] = {}
     for name, neutral in SETS.items():
         documents = documents_of(name, data)
-        asked = [ask_bundle(bundle, recognizer, documents)]
-        asked += [found for peer in neutral.peers if (found := ask_peer(peer, python, documents))]
-        for answers in asked:
+        if neutral.files not in known:
+            asked = (ask_peer(peer, python, documents) for peer in neutral.peers)
+            known[neutral.files] = [ask_bundle(bundle, recognizer, documents), *filter(None, asked)]
+        for answers in known[neutral.files]:
             yield from rows_of(name, documents, answers)
 
 

