@@ -23,7 +23,9 @@ Trie = dict[int, "Trie | int"]
 
 
 def replacing(table: Mapping[str, str]) -> normalizers.Normalizer:
-    """A normaliser that replaces each character of the table and keeps every other one.
+    """A normaliser that replaces each character of the table, which has no U+0000, and keeps every other one.
+
+    A character and its combining mark in fewer than six bytes are replaced together: such is the library's reading.
 
     Characters without a replacement go first and apart: the precompiled map loses count of the characters before it
     where a text begins with one.

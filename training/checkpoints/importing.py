@@ -14,7 +14,7 @@ from ner_service.formats.lines import read_lines
 from ner_service.model.config import Heads, ModelConfig
 from training.checkpoints.bert import as_roformer
 from training.checkpoints.packages import read_source
-from training.checkpoints.parts import keep_layers, keep_rows, standardise
+from training.checkpoints.parts import keep_layers, keep_rows, num_rows, standardise
 from training.checkpoints.vocabulary import MIN_COUNT, prune
 from training.data.texts import sentences
 
@@ -61,12 +61,12 @@ def import_encoder(source: Path, wanted: Wanted) -> Imported:
         encoder = keep_layers(encoder, wanted.layers)
         steps.append(f"Its layers {', '.join(map(str, wanted.layers))}.")
     if wanted.scripts:
-        before = encoder.tokenizer.vocab_size
+        before = num_rows(encoder)
         texts = None if wanted.texts is None else _paragraphs(wanted.texts)
         tokenizer, token_ids = prune(encoder.tokenizer, wanted.scripts, texts)
         encoder = keep_rows(encoder, tokenizer, token_ids)
         rule = "" if texts is None else f", pieces of several characters where seen {MIN_COUNT} times or more"
-        steps.append(f"{len(token_ids):,} of {before:,} tokens: {', '.join(wanted.scripts)}{rule}.")
+        steps.append(f"{len(token_ids):,} of {before:,} rows of the vocabulary: {', '.join(wanted.scripts)}{rule}.")
     if wanted.texts is not None:
         sample = sample_sentences(wanted.texts)
         encoder = standardise(encoder, sample, _MAX_TOKENS)

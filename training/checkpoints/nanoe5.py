@@ -170,14 +170,16 @@ def _read_replacements(reader: _Reader) -> dict[str, str]:
     for _ in range(number):
         code, length = reader.values("IB", "a replaced character")
         codes = (code, *reader.values(f"{length}I", "a replacement"))
-        try:
-            character, *replacement = map(chr, codes)
-        except (ValueError, OverflowError):
-            raise reader.error(f"the code points {codes}", "those of Unicode in the normaliser") from None
-        table[character] = "".join(replacement)
+        if not all(map(_is_character, codes)):
+            raise reader.error(f"the code points {codes}", "characters in the normaliser")
+        table[chr(code)] = "".join(map(chr, codes[1:]))
     if reader.position != until:
         raise reader.error(f"a normaliser up to byte {reader.position}", f"one up to byte {until}")
     return table
+
+
+def _is_character(code: int) -> bool:
+    return 0 < code < 0xD800 or 0xDFFF < code < 0x110000
 
 
 def _weights(reader: _Reader, sizes: dict[str, int]) -> dict[str, Tensor]:

@@ -66,8 +66,8 @@ def keep_layers(foreign: ForeignEncoder, layers: Sequence[int]) -> ForeignEncode
         layer, part = name.removeprefix(names.layers).split(".", 1)
         if int(layer) in places:
             weights[f"{names.layers}{places[int(layer)]}.{part}"] = tensor
-    config = _with(foreign, roformer={"num_layers": len(layers)}, bert={"num_hidden_layers": len(layers)})
-    return replace(config, weights=weights)
+    cut = _with(foreign, roformer={"num_layers": len(layers)}, bert={"num_hidden_layers": len(layers)})
+    return replace(cut, weights=weights)
 
 
 def keep_rows(foreign: ForeignEncoder, tokenizer: TextTokenizer, token_ids: Sequence[int]) -> ForeignEncoder:
@@ -131,6 +131,5 @@ def _with(foreign: ForeignEncoder, *, roformer: dict[str, int], bert: dict[str, 
     config = foreign.config
     if isinstance(config, RoFormerConfig):
         return replace(foreign, config=replace(config, **roformer))  # type: ignore[arg-type]
-    if isinstance(config, HuggingFaceConfig):
-        return replace(foreign, config=replace(config, config={**config.config, **bert}))
-    return foreign
+    assert isinstance(config, HuggingFaceConfig), "_names knows no third kind"
+    return replace(foreign, config=replace(config, config={**config.config, **bert}))

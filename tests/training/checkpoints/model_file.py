@@ -71,9 +71,9 @@ def write_model_file(path: Path, *, pieces: Mapping[str, float] = PIECES, seed: 
         tensors.append(content)
     model.load_state_dict(state)
     start = _header(config.vocab_size) + _tokenizer(pieces) + struct.pack("<i", len(directory))
-    place = len(start) + sum(2 + len(name) + 21 for name, *_ in directory)
-    for name, kind, elements, num_bytes in directory:
-        start += struct.pack("<H", len(name)) + name + struct.pack("<BIQQ", kind, elements, place, num_bytes)
+    place = len(start) + sum(2 + len(encoded) + 21 for encoded, *_ in directory)
+    for encoded, kind, elements, num_bytes in directory:
+        start += struct.pack("<H", len(encoded)) + encoded + struct.pack("<BIQQ", kind, elements, place, num_bytes)
         place += num_bytes
     path.write_bytes(start + b"".join(tensors))
     return model

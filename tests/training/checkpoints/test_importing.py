@@ -14,7 +14,7 @@ from ner_service.errors import ConfigError, DataError
 from ner_service.formats.lines import write_lines
 from ner_service.model.config import HuggingFaceConfig, RoFormerConfig
 from ner_service.types import WindowLimits
-from tests.training.checkpoints.model_file import LAYERS, PIECES
+from tests.training.checkpoints.model_file import LAYERS, PIECES, SPARE_ROWS
 from training.checkpoints.huggingface import ForeignEncoder
 from training.checkpoints.importing import NUM_SENTENCES, Wanted, import_encoder, sample_sentences
 from training.checkpoints.parts import hidden_states, num_layers
@@ -80,10 +80,10 @@ def test_without_scripts_the_vocabulary_is_whole(model_file: Path, texts: Path, 
 
 def test_each_step_is_told(model_file: Path, texts: Path) -> None:
     imported = import_encoder(model_file, Wanted(layers=(1, 3), scripts=("Han",), texts=texts))
-    before, after = len(PIECES), imported.bundle.tokenizer.vocab_size
+    before, after = len(PIECES) + SPARE_ROWS, imported.bundle.tokenizer.vocab_size
     assert imported.steps[1:] == (
         "Its layers 1, 3.",
-        f"{after} of {before} tokens: Han, pieces of several characters where seen 3 times or more.",
+        f"{after} of {before} rows of the vocabulary: Han, pieces of several characters where seen 3 times or more.",
         "Last LayerNorm put to mean 0 and deviation 1 over 5 sentences.",
     )
     assert imported.bundle.manifest.description == " ".join(imported.steps)

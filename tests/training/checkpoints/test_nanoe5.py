@@ -131,6 +131,11 @@ def test_a_damaged_file_is_refused(model_file: Path, tmp_path: Path, place: int,
         (b"\x06\x00l1.q.w", b"\x06\x00l9.q.w", r"expected l1\.q\.w among them"),
         (b"l1.q.w\x01", b"l1.q.w\x07", r"type 7 of l1\.q\.w, expected 0 \(float32\) or 1 \(Q4_0\)"),
         (b"l1.q.w\x01", b"l1.q.w\x00", r"l1\.q\.w in 576 bytes .*, expected 4096 bytes within the file"),
+        (
+            struct.pack("<IB", 0x2460, 1),
+            struct.pack("<IB", 0xD800, 1),
+            r"the code points \(55296, 49\), expected charact",
+        ),
         ("京".encode(), b"\xff\xff\xff", r"the bytes b'\\xff\\xff\\xff', expected UTF-8 in a piece"),
     ],
 )

