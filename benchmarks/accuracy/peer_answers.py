@@ -4,8 +4,9 @@
 
 INPUT has a JSON string a line, OUTPUT is one JSON object: the peer's version; for each text its entities as
 [start, end, label] in code points; and how many of its words do not stand in the text where they should. Needs nothing
-but the peer. Where an answer can be read in more than one way, that which does best on these sets is taken: in jiagu's
-tags an I that continues no mention of its label is nothing, and spaCy's buildings (FAC) are places.
+but the peer. Where an answer can be read in more than one way, one that does well on these sets is taken: in jiagu's
+tags an I that continues no mention of its label is nothing, and spaCy's buildings (FAC) are places. Other readings gain
+at most 0.015 of a label's F1.
 """
 
 from __future__ import annotations
