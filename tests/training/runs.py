@@ -24,6 +24,7 @@ SMALL = (
     "model.encoder.intermediate_size=64",
     "model.head.head_size=16",
     "batch.tokens=256",
+    "objectives={}",
 )
 NO_DROPOUT = ("model.encoder.dropout=0.0", "model.encoder.attention_dropout=0.0")
 

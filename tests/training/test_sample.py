@@ -17,10 +17,11 @@ from training.sample import sample_documents, write_sample
 def test_the_sample_is_a_run_and_its_documents(tmp_path: Path) -> None:
     run = write_sample(tmp_path / "new" / "sample")
     assert load_run(run).name == "sample"
-    train = list(read_documents(run.parent / "train.jsonl"))
-    dev = list(read_documents(run.parent / "dev.jsonl"))
-    assert (len(train), len(dev)) == (400, 80)
-    assert [*train, *dev] == sample_documents(480)
+    train, dev, calibration = (
+        list(read_documents(run.parent / f"{name}.jsonl")) for name in ("train", "dev", "calibration")
+    )
+    assert (len(train), len(dev), len(calibration)) == (400, 80, 80)
+    assert [*train, *dev, *calibration] == sample_documents(560)
 
 
 def test_entities_of_the_sample_nest() -> None:
