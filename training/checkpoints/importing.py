@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -27,14 +27,14 @@ _MAX_TOKENS = 128
 class Wanted:
     """What is made of a source: as our RoFormer or as it is, with some of its layers, for some scripts.
 
-    `texts` is a file of raw text, a paragraph a line: the vocabulary keeps pieces that occur in it, and the last
-    LayerNorm is put to scale over `NUM_SENTENCES` sentences of it.
+    `texts` are files of raw text, a paragraph a line: the vocabulary keeps pieces that occur in them, and the last
+    LayerNorm is put to scale over `NUM_SENTENCES` sentences of them.
     """
 
     encoder: Literal["roformer", "original"] = "roformer"
     layers: tuple[int, ...] = ()
     scripts: tuple[str, ...] = ()
-    texts: Path | None = None
+    texts: tuple[Path, ...] = ()
     licence: str | None = None
 
 
@@ -62,12 +62,12 @@ def import_encoder(source: Path, wanted: Wanted) -> Imported:
         steps.append(f"Its layers {', '.join(map(str, wanted.layers))}.")
     if wanted.scripts:
         before = num_rows(encoder)
-        texts = None if wanted.texts is None else _paragraphs(wanted.texts)
+        texts = _paragraphs(wanted.texts) if wanted.texts else None
         tokenizer, token_ids = prune(encoder.tokenizer, wanted.scripts, texts)
         encoder = keep_rows(encoder, tokenizer, token_ids)
         rule = "" if texts is None else f", pieces of several characters where seen {MIN_COUNT} times or more"
         steps.append(f"{len(token_ids):,} of {before:,} rows of the vocabulary: {', '.join(wanted.scripts)}{rule}.")
-    if wanted.texts is not None:
+    if wanted.texts:
         sample = sample_sentences(wanted.texts)
         encoder = standardise(encoder, sample, _MAX_TOKENS)
         steps.append(f"Last LayerNorm put to mean 0 and deviation 1 over {len(sample)} sentences.")
@@ -83,32 +83,32 @@ def import_encoder(source: Path, wanted: Wanted) -> Imported:
     return Imported(bundle=Bundle(manifest=manifest, tokenizer=encoder.tokenizer, weights=weights), steps=tuple(steps))
 
 
-def sample_sentences(path: Path) -> list[str]:
-    """`NUM_SENTENCES` sentences from all over a file, the same ones each time; as many as there are if there are fewer.
+def sample_sentences(paths: Sequence[Path]) -> list[str]:
+    """`NUM_SENTENCES` sentences from all over files, the same ones each time; as many as there are if there are fewer.
 
     Of a paragraph the first sentence may be drawn, unless it is longer than 200 characters.
 
     Raises:
-        ConfigError: the file has no such sentence.
+        ConfigError: the files have no such sentence.
     """
     drawn: list[str] = []
     chance = random.Random(0)
-    for seen, sentence in enumerate(_first_sentences(path)):
+    for seen, sentence in enumerate(_first_sentences(paths)):
         if seen < NUM_SENTENCES:
             drawn.append(sentence)
         elif (place := chance.randrange(seen + 1)) < NUM_SENTENCES:
             drawn[place] = sentence
     if not drawn:
-        raise ConfigError(f"texts: found no sentence in {path}, expected a paragraph a line")
+        raise ConfigError(f"texts: found no sentence in {', '.join(map(str, paths))}, expected a paragraph a line")
     return drawn
 
 
-def _first_sentences(path: Path) -> Iterator[str]:
-    for paragraph in _paragraphs(path):
+def _first_sentences(paths: Sequence[Path]) -> Iterator[str]:
+    for paragraph in _paragraphs(paths):
         first = sentences(paragraph)[0]
         if len(first) <= _MAX_CHARACTERS:
             yield first
 
 
-def _paragraphs(path: Path) -> Iterator[str]:
-    return (text for line in read_lines(path) if (text := line.text.strip()))
+def _paragraphs(paths: Sequence[Path]) -> Iterator[str]:
+    return (text for path in paths for line in read_lines(path) if (text := line.text.strip()))

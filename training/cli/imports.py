@@ -24,7 +24,7 @@ def import_weights(
     layers: Annotated[str | None, typer.Option(help="Keep these layers, counted from 1: 2,4,6.")] = None,
     scripts: Annotated[str | None, typer.Option(help="Keep the vocabulary of these scripts: Han,Latin.")] = None,
     texts: Annotated[
-        Path | None,
+        list[Path] | None,
         typer.Option(help="Raw text, a paragraph a line: choose the pieces and scale the last layer by it."),
     ] = None,
     licence: Annotated[str | None, typer.Option(help="Its licence, if not the one that the source names.")] = None,
@@ -35,7 +35,7 @@ def import_weights(
             encoder=encoder,
             layers=_numbers(layers) if layers is not None else (),
             scripts=tuple(part.strip() for part in scripts.split(",")) if scripts is not None else (),
-            texts=texts,
+            texts=tuple(texts or ()),
             licence=licence,
         )
         imported = import_encoder(source, wanted)

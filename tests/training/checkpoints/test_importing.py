@@ -50,8 +50,8 @@ def test_a_bundle_says_where_it_comes_from(model_file: Path) -> None:
 
 def test_teacher_and_student_read_alike(model_file: Path, texts: Path) -> None:
     """The same tokenizer and rows, whatever the architecture and the layers."""
-    student = import_encoder(model_file, Wanted(scripts=("Han", "Latin"), texts=texts, layers=(1, 3)))
-    teacher = import_encoder(model_file, Wanted(scripts=("Han", "Latin"), texts=texts, encoder="original"))
+    student = import_encoder(model_file, Wanted(scripts=("Han", "Latin"), texts=(texts,), layers=(1, 3)))
+    teacher = import_encoder(model_file, Wanted(scripts=("Han", "Latin"), texts=(texts,), encoder="original"))
     assert student.bundle.tokenizer.to_json() == teacher.bundle.tokenizer.to_json()
     words = "encoder.model.embeddings.word_embeddings.weight"
     torch.testing.assert_close(
@@ -64,22 +64,22 @@ def test_teacher_and_student_read_alike(model_file: Path, texts: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["roformer", "original"])
 def test_the_last_layer_is_put_to_scale_over_the_texts(model_file: Path, texts: Path, kind: str) -> None:
-    wanted = Wanted(encoder="roformer" if kind == "roformer" else "original", texts=texts, scripts=("Han", "Latin"))
+    wanted = Wanted(encoder="roformer" if kind == "roformer" else "original", texts=(texts,), scripts=("Han", "Latin"))
     bundle = import_encoder(model_file, wanted).bundle
-    found = states(bundle, sample_sentences(texts))
+    found = states(bundle, sample_sentences([texts]))
     torch.testing.assert_close(found.mean(dim=0), torch.zeros(32), rtol=0, atol=1e-4)
     torch.testing.assert_close(found.std(dim=0, correction=0), torch.ones(32), rtol=0, atol=1e-4)
-    plain = states(import_encoder(model_file, replace(wanted, texts=None)).bundle, sample_sentences(texts))
+    plain = states(import_encoder(model_file, replace(wanted, texts=())).bundle, sample_sentences([texts]))
     assert (plain.std(dim=0, correction=0) - 1).abs().max() > 0.1
 
 
 def test_without_scripts_the_vocabulary_is_whole(model_file: Path, texts: Path, foreign: ForeignEncoder) -> None:
-    bundle = import_encoder(model_file, Wanted(texts=texts)).bundle
+    bundle = import_encoder(model_file, Wanted(texts=(texts,))).bundle
     assert bundle.tokenizer.to_json() == foreign.tokenizer.to_json()
 
 
 def test_each_step_is_told(model_file: Path, texts: Path) -> None:
-    imported = import_encoder(model_file, Wanted(layers=(1, 3), scripts=("Han",), texts=texts))
+    imported = import_encoder(model_file, Wanted(layers=(1, 3), scripts=("Han",), texts=(texts,)))
     before, after = len(PIECES) + SPARE_ROWS, imported.bundle.tokenizer.vocab_size
     assert imported.steps[1:] == (
         "Its layers 1, 3.",
@@ -90,7 +90,7 @@ def test_each_step_is_told(model_file: Path, texts: Path) -> None:
 
 
 def test_a_saved_bundle_gives_the_same_states(model_file: Path, texts: Path, tmp_path: Path) -> None:
-    bundle = import_encoder(model_file, Wanted(scripts=("Han", "Latin"), texts=texts)).bundle
+    bundle = import_encoder(model_file, Wanted(scripts=("Han", "Latin"), texts=(texts,))).bundle
     bundle.save(tmp_path / "bundle")
     loaded = Bundle.load(tmp_path / "bundle")
     torch.testing.assert_close(states(loaded, list(SENTENCES)), states(bundle, list(SENTENCES)), rtol=0, atol=0)
@@ -100,8 +100,12 @@ def test_sentences_are_drawn_from_all_over_the_file(tmp_path: Path) -> None:
     path = tmp_path / "texts.txt"
     lines = [f"Sentence {number}. Another one." for number in range(NUM_SENTENCES * 10)]
     write_lines(path, [*lines, "too long " * 40, ""])
-    drawn = sample_sentences(path)
-    assert drawn == sample_sentences(path)
+    drawn = sample_sentences([path])
+    assert drawn == sample_sentences([path])
+    halves = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    for number, half in enumerate((halves[:100], halves[100:])):
+        (tmp_path / f"{number}.txt").write_text("".join(half), encoding="utf-8")
+    assert drawn == sample_sentences([tmp_path / "0.txt", tmp_path / "1.txt"])
     numbers = [int(sentence.removeprefix("Sentence ").removesuffix(".")) for sentence in drawn]
     assert len(set(numbers)) == NUM_SENTENCES
     for tenth in range(10):
@@ -111,6 +115,6 @@ def test_sentences_are_drawn_from_all_over_the_file(tmp_path: Path) -> None:
 def test_texts_that_hold_none_are_refused(model_file: Path, tmp_path: Path) -> None:
     (tmp_path / "empty.txt").write_text("\n\n", encoding="utf-8")
     with pytest.raises(ConfigError, match=r"texts: found no sentence in .*empty\.txt, expected a paragraph a line"):
-        import_encoder(model_file, Wanted(texts=tmp_path / "empty.txt"))
+        import_encoder(model_file, Wanted(texts=(tmp_path / "empty.txt",)))
     with pytest.raises(DataError, match=r"gone\.txt: cannot be read"):
-        import_encoder(model_file, Wanted(texts=tmp_path / "gone.txt"))
+        import_encoder(model_file, Wanted(texts=(tmp_path / "gone.txt",)))
