@@ -18,11 +18,8 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
-import os
-import resource
 import shutil
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -31,12 +28,11 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 from benchmarks.candidates import processor
+from benchmarks.processes import ROOT, Finished, run_module
 from training.data.raw import fraction_of
 
-ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks/results/ablation.jsonl"
 SEEDS = (0, 1, 2)
 PLAIN = "plain"
@@ -141,27 +137,36 @@ def means(rows: Sequence[Row], data: str, share: float) -> dict[str, float]:
 
 def execute(run: Run, data: Path, state: Path, generator: Path | None) -> Row:
     """Train from the start, for its whole cost is measured, and say what came of it."""
-    usage = Usage()
-    extra = augmented(run, data, state, generator, usage) if generator and run.arm == AUGMENTED else None
-    metrics = train(run, data, state, usage, extra)
+    sources = [subset(run, data, state)]
+    steps = []
+    if generator and run.arm == AUGMENTED:
+        written = state / f"{run.name}.jsonl"
+        steps.append(augment(generator, sources[0], written, run.seed))
+        sources += [written] if written.stat().st_size else []
+    steps.append(train(run, sources, data, state))
     return Row(
         **asdict(run),
         epochs=EPOCHS[run.data, run.share],
         settings=ARMS[run.arm],
-        f1=metrics["last_epoch_f1"],
-        cpu_s=round(usage.cpu_s, 1),
-        peak_mib=round(usage.peak_mib, 1),
-        num_augmented=len(extra.read_text(encoding="utf-8").splitlines()) if extra else 0,
+        f1=json.loads(steps[-1].output)["last_epoch_f1"],
+        cpu_s=round(sum(step.cpu_s for step in steps), 1),
+        peak_mib=max(step.peak_mib for step in steps),
+        num_augmented=sum(len(path.read_text(encoding="utf-8").splitlines()) for path in sources[1:]),
         date=datetime.now(UTC).date().isoformat(),
         hardware=f"{processor()}, one thread",
         torch=version("torch"),
     )
 
 
-def train(run: Run, data: Path, state: Path, usage: Usage, extra: Path | None = None) -> dict[str, Any]:
-    """Train an arm into `state`, on its share of the documents and those of `extra`; what the bundle says of itself."""
+def augment(generator: Path, documents: Path, target: Path, seed: int) -> Finished:
+    """Write more documents. What the generator itself has cost is not counted: it serves every run."""
+    options = ("--samples", "16", "--seed", str(seed))
+    return run_module("training.cli", ["augment", str(generator), str(documents), "-o", str(target), *options])
+
+
+def train(run: Run, sources: Sequence[Path], data: Path, state: Path) -> Finished:
+    """Train an arm on documents, into `state`."""
     output = state / run.name
-    sources = [source for source in (subset(run, data, state), extra) if source and source.stat().st_size]
     listed = ", ".join(f'{{ path = "{source}" }}' for source in sources)
     epochs = EPOCHS[run.data, run.share]
     settings = (
@@ -176,34 +181,7 @@ def train(run: Run, data: Path, state: Path, usage: Usage, extra: Path | None = 
     shutil.rmtree(output, ignore_errors=True)
     recipe = ROOT / f"training/recipes/{run.data}.toml"
     options = [part for setting in settings for part in ("--set", setting)]
-    metrics: dict[str, Any] = json.loads(usage.call(["train", str(recipe), "-o", str(output), "--json", *options]))
-    return metrics
-
-
-class Usage:
-    """Processor time and largest memory of the commands that were called."""
-
-    def __init__(self) -> None:
-        self.cpu_s = 0.0
-        self.peak_mib = 0.0
-
-    def call(self, arguments: Sequence[str]) -> str:
-        """Run an `ner-train` command; its standard output."""
-        command = [sys.executable, "-m", "training.cli", *arguments]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-        with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT, env=environment, text=True) as process:
-            assert process.stdout is not None
-            output = process.stdout.read()
-            _, status, used = os.wait4(process.pid, 0)
-            process.returncode = os.waitstatus_to_exitcode(status)
-        if process.returncode:
-            raise SystemExit(f"{' '.join(command)}: exit code {process.returncode}")
-        self._count(used)
-        return output
-
-    def _count(self, used: resource.struct_rusage) -> None:
-        self.cpu_s += used.ru_utime + used.ru_stime
-        self.peak_mib = max(self.peak_mib, used.ru_maxrss / 1024)
+    return run_module("training.cli", ["train", str(recipe), "-o", str(output), "--json", *options])
 
 
 def subset(run: Run, data: Path, state: Path) -> Path:
@@ -218,14 +196,6 @@ def subset(run: Run, data: Path, state: Path) -> Path:
         scratch = target.with_name(f"{target.name}.{run.name}")
         scratch.write_text("".join(kept), encoding="utf-8")
         scratch.replace(target)
-    return target
-
-
-def augmented(run: Run, data: Path, state: Path, generator: Path, usage: Usage) -> Path:
-    """More documents from those of the run. What the generator itself has cost is not counted: it serves every run."""
-    target = state / f"{run.name}.jsonl"
-    documents = str(subset(run, data, state))
-    usage.call(["augment", str(generator), documents, "-o", str(target), "--samples", "16", "--seed", str(run.seed)])
     return target
 
 

@@ -32,7 +32,7 @@ from torch.nn import functional
 from benchmarks.accuracy.heads import RECIPE as FINE_TUNE_RECIPE
 from benchmarks.accuracy.heads import Run as HeadRun
 from benchmarks.accuracy.heads import hardware, read_start, split_texts
-from benchmarks.accuracy.processes import ROOT, run_module
+from benchmarks.processes import ROOT, run_module
 from ner_service.bundle import read_manifest
 from ner_service.model.batch import pad
 from ner_service.model.encoders import Encoder

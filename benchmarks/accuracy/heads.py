@@ -32,11 +32,11 @@ from typing import Annotated, Literal, cast, get_args
 import torch
 import typer
 
-from benchmarks.accuracy.processes import ROOT, Finished, run_module
 from benchmarks.accuracy.taggers import TRANSITIONS_LR, TaggerKind
 from benchmarks.accuracy.tagging import entities, load_tagger, predict
 from benchmarks.accuracy.tags import Rule
 from benchmarks.candidates import processor
+from benchmarks.processes import ROOT, Finished, run_module
 from ner_service.bundle import read_manifest
 from ner_service.errors import ConfigError
 from ner_service.formats import read_documents, write_documents

@@ -24,8 +24,8 @@ from typing import Annotated
 
 import typer
 
-from benchmarks.accuracy.processes import ROOT
 from benchmarks.candidates import processor
+from benchmarks.processes import ROOT
 from ner_service.bundle import read_manifest
 from ner_service.recognizer import Recognizer
 from ner_service.terminal import refusals, say

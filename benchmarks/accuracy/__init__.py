@@ -1,1 +1,0 @@
-"""How well entities are found: heads on one encoder (`heads`), and the served model beside others (`peers`)."""
