@@ -21,7 +21,8 @@ class SourceConfig:
     `labels` renames the file's labels; where it is given, labels that it does not name are dropped. `annotated` names
     the labels (after renaming) that the annotators looked for; left out, those that `labels` maps to, or else all.
     `flat` says that only outermost mentions are annotated: what lies inside a mention of another label is no negative.
-    `where` keeps the documents whose metadata has one of the listed values. `inner` adds silver entities to training
+    `where` keeps the documents whose metadata has one of the listed values. `part` keeps those whose text a hash puts
+    between two shares: [0.0, 0.9] and [0.9, 1.0] make two files of one. `inner` adds silver entities to training
     documents: inside mentions of each label that it names, names that the file knows for the labels listed there.
     """
 
@@ -31,7 +32,12 @@ class SourceConfig:
     annotated: tuple[str, ...] | None = None
     flat: bool = False
     where: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    part: tuple[float, float] = (0.0, 1.0)
     inner: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        first, end = self.part
+        _check("part", list(self.part), 0.0 <= first < end <= 1.0, "two rising shares from 0 to 1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -73,9 +73,16 @@ def read_source(source: SourceConfig, folder: Path) -> Iterator[Document]:
     chosen = (
         _relabel(document, source)
         for document in read_documents(folder / source.path, source.format)
-        if all(document.metadata.get(key) in values for key, values in source.where.items())
+        if _is_chosen(document, source)
     )
     yield from add_inner(list(chosen), source.inner) if source.inner else chosen
+
+
+def _is_chosen(document: Document, source: SourceConfig) -> bool:
+    fits = all(document.metadata.get(key) in values for key, values in source.where.items())
+    first, end = source.part
+    # Another hash than that of `dev_fraction`, by which a file may have been cut already.
+    return fits and first <= fraction_of(f"part {_augmented_from(document) or document.text}") < end
 
 
 def digest(train: Iterable[Document], dev: Iterable[Document]) -> str:

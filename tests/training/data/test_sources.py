@@ -12,6 +12,7 @@ import pytest
 from ner_service.errors import ConfigError, DataError
 from ner_service.types import Document, Entity
 from training.config import DataConfig, SourceConfig
+from training.data.raw import fraction_of
 from training.data.sources import digest, read_corpus, read_source
 
 LETTER = {
@@ -70,6 +71,32 @@ def test_where_keeps_documents_by_their_metadata(tmp_path: Path) -> None:
     assert [document.id for document in read_source(chosen, folder)] == ["letter"]
     chosen = source(where={"genre": ("letters", "notes")})
     assert [document.id for document in read_source(chosen, folder)] == ["letter", "note"]
+
+
+def test_parts_share_a_file_out_and_keep_what_was_made_of_a_document_beside_it(tmp_path: Path) -> None:
+    originals = many(600)[::2]
+    made = [augmented(record, number) for number, record in enumerate(originals)]
+    folder = write(tmp_path, *originals, *made)
+    shares = ((0.0, 0.8), (0.8, 0.9), (0.9, 1.0))
+    parts = [list(read_source(source(part=share), folder)) for share in shares]
+    assert sorted(d.text for part in parts for d in part) == sorted(d.text for d in read_source(source(), folder))
+    for part, (first, end) in zip(parts, shares, strict=True):
+        plain = {d.text for d in part if "augmented_from" not in d.metadata}
+        assert len(plain) == pytest.approx(300 * (end - first), abs=25)
+        assert {d.metadata["augmented_from"] for d in part if "augmented_from" in d.metadata} == plain
+
+
+def test_a_part_cuts_otherwise_than_dev_fraction(tmp_path: Path) -> None:
+    """Else a file that was cut by that hash before would have nothing left in one of the parts."""
+    folder = write(tmp_path, *many(300))
+    low = [d.text for d in read_source(source(part=(0.0, 0.5)), folder)]
+    assert 0.3 < sum(fraction_of(text) < 0.5 for text in low) / len(low) < 0.7
+
+
+@pytest.mark.parametrize("part", [(0.5, 0.5), (0.9, 0.1), (-0.1, 1.0), (0.0, 1.1)])
+def test_parts_are_rising_shares(part: tuple[float, float]) -> None:
+    with pytest.raises(ValueError, match=r"part: found \[.*\], expected two rising shares from 0 to 1"):
+        source(part=part)
 
 
 def test_flat_is_said_by_the_source_or_by_the_document(tmp_path: Path) -> None:
