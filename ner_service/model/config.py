@@ -63,7 +63,26 @@ class HuggingFaceConfig:
     config: Mapping[str, object] = field(default_factory=dict)
 
 
+_POSITIONS_AFTER_PADDING = frozenset(
+    (
+        *("camembert", "data2vec-text", "ibert", "layoutlmv3", "lilt", "longformer", "luke", "markuplm", "mpnet"),
+        *("roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod"),
+    )
+)
+"""RoBERTa and those made after it: the first token stands at position `pad_token_id` + 1."""
+
 EncoderConfig = RoFormerConfig | RoFormerV2Config | HuggingFaceConfig
+
+
+def longest_text(config: EncoderConfig) -> int | None:
+    """How many tokens an encoder can read at once, special ones among them; None: no limit, or none is given."""
+    if not isinstance(config, HuggingFaceConfig):
+        return None  # rotary positions have no end
+    positions, padding = config.config.get("max_position_embeddings"), config.config.get("pad_token_id", 1)
+    if not isinstance(positions, int) or positions < 1:  # XLNet writes -1
+        return None
+    after_padding = config.model_type in _POSITIONS_AFTER_PADDING and isinstance(padding, int)
+    return positions - padding - 1 if after_padding else positions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

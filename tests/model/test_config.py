@@ -16,6 +16,7 @@ from ner_service.model.config import (
     ModelConfig,
     RoFormerConfig,
     RoFormerV2Config,
+    longest_text,
 )
 from ner_service.records import structure, unstructure
 
@@ -50,3 +51,26 @@ def test_an_odd_pointer_head_is_refused() -> None:
 def test_an_encoder_without_a_kind_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"encoder\.kind: found 'lstm', expected 'roformer' or"):
         structure(ModelConfig, {"encoder": {"kind": "lstm"}, "heads": {"spans": {}}})
+
+
+@pytest.mark.parametrize(
+    ("model_type", "config", "expected"),
+    [
+        ("bert", {"max_position_embeddings": 512, "pad_token_id": 0}, 512),
+        ("bert", {"max_position_embeddings": 512, "pad_token_id": 7}, 512),
+        ("roberta", {"max_position_embeddings": 514, "pad_token_id": 1}, 512),
+        ("xlm-roberta", {"max_position_embeddings": 514}, 512),
+        ("lilt", {"max_position_embeddings": 512, "pad_token_id": 0}, 511),
+        ("bert", {}, None),
+        ("xlnet", {"max_position_embeddings": -1}, None),
+        ("t5", {"max_position_embeddings": None}, None),
+    ],
+)
+def test_the_longest_text_of_a_foreign_encoder(
+    model_type: str, config: dict[str, object], expected: int | None
+) -> None:
+    assert longest_text(HuggingFaceConfig(model_type=model_type, config=config)) == expected
+
+
+def test_rotary_positions_have_no_end() -> None:
+    assert longest_text(RoFormerConfig(**SIZES)) is longest_text(RoFormerV2Config(**SIZES)) is None

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ner_service.errors import ConfigError
 from ner_service.model.batch import pad
-from ner_service.model.config import HuggingFaceConfig, RoFormerConfig
+from ner_service.model.config import HuggingFaceConfig, RoFormerConfig, longest_text
 from ner_service.model.encoders import Encoder, build_encoder
 from ner_service.text.tokenizer import TextTokenizer
 from training.checkpoints.huggingface import ForeignEncoder
@@ -83,7 +83,7 @@ def keep_rows(foreign: ForeignEncoder, tokenizer: TextTokenizer, token_ids: Sequ
 def standardise(foreign: ForeignEncoder, texts: Sequence[str], max_tokens: int) -> ForeignEncoder:
     """The encoder with its last LayerNorm such that each dimension of its hidden states has mean 0 and deviation 1.
 
-    Measured over all tokens of the texts, each cut to `max_tokens`. Only the LayerNorm's gain and bias change.
+    Measured over all tokens of the texts, each cut as in `hidden_states`. Only the LayerNorm's gain and bias change.
 
     Raises:
         ConfigError: a dimension that is the same everywhere.
@@ -104,11 +104,16 @@ def standardise(foreign: ForeignEncoder, texts: Sequence[str], max_tokens: int) 
 
 @torch.no_grad()
 def hidden_states(foreign: ForeignEncoder, texts: Sequence[str], max_tokens: int) -> list[Tensor]:
-    """The last hidden states [L, D] of each text, special tokens among them, cut to `max_tokens`."""
+    """The last hidden states [L, D] of each text, special tokens among them.
+
+    Texts are cut to `max_tokens`, or to what the encoder can read if that is less.
+    """
+    longest = longest_text(foreign.config)
+    length = max_tokens if longest is None else min(max_tokens, longest)
     module = build_encoder(foreign.config)
     module.load_state_dict(foreign.weights)
     encoder = cast(Encoder, module.eval())
-    token_ids = [encoding.token_ids[:max_tokens] for encoding in foreign.tokenizer.encode_batch(texts)]
+    token_ids = [encoding.token_ids[:length] for encoding in foreign.tokenizer.encode_batch(texts)]
     states = []
     for start in range(0, len(token_ids), _TEXTS_AT_ONCE):
         batch = pad(token_ids[start : start + _TEXTS_AT_ONCE], foreign.tokenizer.pad_id)

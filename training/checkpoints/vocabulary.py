@@ -10,7 +10,6 @@ What stays, of SentencePiece's unigram pieces or of WordPiece's, in the old orde
 Nothing else has several characters, so no known token runs across the border of a punctuation mark, or from letters to
 digits. Scripts that are written without spaces are read character by character, also where a character is unknown, and
 a space before such a character is no token: a span may begin and end at each of them.
-Scripts are Unicode's, by name, as in `\p{Han}`.
 """
 
 from __future__ import annotations
@@ -26,6 +25,7 @@ from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers
 
 from ner_service.errors import ConfigError
 from ner_service.text.tokenizer import TextTokenizer
+from training.checkpoints.scripts import script_names
 from training.checkpoints.unigram import MARK
 
 MIN_COUNT = 3
@@ -91,10 +91,11 @@ def prune(
     """A tokenizer with the tokens that the module's rule keeps; their old ids, in the order of the new ones.
 
     Raises:
-        ConfigError: an unknown script, or a tokenizer that is neither unigram nor WordPiece.
+        ConfigError: an unknown script, or a tokenizer that is neither unigram nor WordPiece or frames a text in a way
+            that is not known.
     """
     vocabulary = _Vocabulary.of(tokenizer)
-    unwanted = _unwanted(scripts, vocabulary.mark)
+    unwanted = _unwanted(script_names(scripts), vocabulary.mark)
     kept = [
         index
         for index, token in enumerate(vocabulary.tokens)
@@ -114,9 +115,6 @@ def prune(
 
 def _unwanted(scripts: Sequence[str], mark: str) -> normalizers.Normalizer:
     """Leaves of a token what is unwanted: nothing, or all of it."""
-    for script in scripts:
-        if not script.isidentifier() or not _is_property(script):
-            raise ConfigError(f"scripts: found {script!r}, expected names of Unicode scripts, such as Han or Latin")
     alphabets = [script for script in scripts if script not in _WITHOUT_SPACES]
     alone = [script for script in scripts if script in _WITHOUT_SPACES]
     single = "".join(rf"\p{{{script}}}" for script in (*alphabets, *_NO_SCRIPT))
@@ -124,14 +122,6 @@ def _unwanted(scripts: Sequence[str], mark: str) -> normalizers.Normalizer:
     marked = "|".join([f"[{single}]", *words, "[0-9]+"])
     unmarked = "|".join(rf"\p{{{script}}}" for script in alone) or "(?!)"
     return normalizers.Replace(Regex(rf"\A(?:(?:{mark})?(?:{marked})|{unmarked})\z"), "")
-
-
-def _is_property(name: str) -> bool:
-    try:
-        Regex(rf"\p{{{name}}}")
-    except Exception:  # the library raises nothing narrower
-        return False
-    return True
 
 
 def _renumber(processor: dict[str, Any] | None, places: dict[int, int]) -> None:
@@ -142,6 +132,16 @@ def _renumber(processor: dict[str, Any] | None, places: dict[int, int]) -> None:
                 special["ids"] = [places[index] for index in special["ids"]]
         case {"type": "BertProcessing" | "RobertaProcessing", "sep": sep, "cls": cls}:
             sep[1], cls[1] = places[sep[1]], places[cls[1]]
+        case {"type": "Sequence", "processors": parts}:
+            for part in parts:
+                _renumber(part, places)
+        case None | {"type": "ByteLevel"}:
+            pass  # frames nothing
+        case _:
+            raise ConfigError(
+                f"scripts: found a post-processor of type {processor['type']}, expected TemplateProcessing, "
+                "BertProcessing, RobertaProcessing, ByteLevel or a Sequence of them"
+            )
 
 
 def _counts(tokenizer: TextTokenizer, texts: Iterable[str]) -> Counter[int]:

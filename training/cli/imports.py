@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from ner_service.errors import ConfigError
-from ner_service.terminal import refusals, say
+from ner_service.terminal import console, refusals, say
 from training.checkpoints.importing import Wanted, import_encoder
 
 
@@ -30,7 +34,7 @@ def import_weights(
     licence: Annotated[str | None, typer.Option(help="Its licence, if not the one that the source names.")] = None,
 ) -> None:
     """Make a bundle of foreign weights, for `model.start_from` to start from."""
-    with refusals():
+    with refusals(), _naming_options():
         wanted = Wanted(
             encoder=encoder,
             layers=_numbers(layers) if layers is not None else (),
@@ -38,7 +42,7 @@ def import_weights(
             texts=tuple(texts or ()),
             licence=licence,
         )
-        imported = import_encoder(source, wanted)
+        imported = import_encoder(source, wanted, _shown)
         written = imported.bundle.save(output)
         for step in imported.steps:
             say(step)
@@ -47,8 +51,26 @@ def import_weights(
         say(f"Wrote {output}: {num_parameters / 1e6:.1f} M parameters, {num_bytes / 2**20:.1f} MiB")
 
 
+@contextmanager
+def _naming_options() -> Iterator[None]:
+    """A fault that begins with a field of `Wanted` names the option instead, which is called the same."""
+    try:
+        yield
+    except ConfigError as error:
+        if str(error).partition(":")[0] not in {field.name for field in fields(Wanted)}:
+            raise
+        raise ConfigError(f"--{error}") from error
+
+
+def _shown(texts: Iterable[str]) -> Iterator[str]:
+    """Pass paragraphs on, with a bar on a terminal; how many there will be is not known."""
+    columns = (BarColumn(), TextColumn("{task.completed:,.0f} paragraphs"), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        yield from bar.track(texts)
+
+
 def _numbers(text: str) -> tuple[int, ...]:
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
-        raise ConfigError(f"--layers: found {text!r}, expected numbers with commas between them: 2,4,6") from None
+        raise ConfigError(f"layers: found {text!r}, expected numbers with commas between them: 2,4,6") from None

@@ -87,6 +87,15 @@ class TextStream:
             yield found
 
 
+def paragraphs(path: Path) -> Iterator[str]:
+    """The lines of a file that have any text, as they are needed, without white space around them.
+
+    Raises:
+        DataError: the file cannot be read or holds a byte that is not UTF-8.
+    """
+    return (text for line in read_lines(path) if (text := line.text.strip()))
+
+
 def sentences(text: str) -> list[str]:
     """The sentences of a text; all its characters in order, but for white space around them.
 
@@ -99,13 +108,9 @@ def sentences(text: str) -> list[str]:
 
 def _take_turns(paths: Sequence[Path]) -> Iterator[str]:
     """A line of each file in turn, as long as it has one."""
-    files = deque(map(_paragraphs, paths))
+    files = deque(map(paragraphs, paths))
     while files:
         file = files.popleft()
         if (line := next(file, None)) is not None:
             yield line
             files.append(file)
-
-
-def _paragraphs(path: Path) -> Iterator[str]:
-    return (text for line in read_lines(path) if (text := line.text.strip()))

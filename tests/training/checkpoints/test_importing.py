@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -71,6 +72,28 @@ def test_the_last_layer_is_put_to_scale_over_the_texts(model_file: Path, texts: 
     torch.testing.assert_close(found.std(dim=0, correction=0), torch.ones(32), rtol=0, atol=1e-4)
     plain = states(import_encoder(model_file, replace(wanted, texts=())).bundle, sample_sentences([texts]))
     assert (plain.std(dim=0, correction=0) - 1).abs().max() > 0.1
+
+
+def test_sentences_longer_than_the_encoder_reads_are_cut(model_file: Path, tmp_path: Path) -> None:
+    write_lines(tmp_path / "long.txt", [*SENTENCES, "abcdefgh" * 20])
+    imported = import_encoder(model_file, Wanted(encoder="original", texts=(tmp_path / "long.txt",)))
+    assert imported.steps[-1].endswith("over 6 sentences.")
+
+
+def test_both_passes_over_the_texts_are_watched(model_file: Path, texts: Path) -> None:
+    passes: list[list[str]] = []
+
+    def watch(paragraphs: Iterable[str]) -> Iterable[str]:
+        passes.append(list(paragraphs))
+        return passes[-1]
+
+    import_encoder(model_file, Wanted(scripts=("Han",), texts=(texts, texts)), watch)
+    assert passes == [list(SENTENCES * 2)] * 2
+
+
+def test_scripts_are_told_by_their_names(model_file: Path) -> None:
+    imported = import_encoder(model_file, Wanted(scripts=("hani", "LATIN")))
+    assert imported.steps[-1].endswith("rows of the vocabulary: Han, Latin.")
 
 
 def test_without_scripts_the_vocabulary_is_whole(model_file: Path, texts: Path, foreign: ForeignEncoder) -> None:

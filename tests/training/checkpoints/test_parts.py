@@ -11,7 +11,7 @@ from transformers import BertModel
 
 from ner_service.errors import ConfigError
 from ner_service.model.config import HuggingFaceConfig
-from tests.training.checkpoints.model_file import LAYERS, PIECES, SPARE_ROWS, forward
+from tests.training.checkpoints.model_file import LAYERS, PIECES, POSITIONS, SPARE_ROWS, forward
 from training.checkpoints.bert import as_roformer
 from training.checkpoints.huggingface import ForeignEncoder
 from training.checkpoints.parts import hidden_states, keep_layers, keep_rows, num_layers, num_rows, standardise
@@ -92,6 +92,13 @@ def test_a_single_token_has_no_scale(encoder: ForeignEncoder) -> None:
 
 def test_longer_texts_are_cut(encoder: ForeignEncoder) -> None:
     assert [len(state) for state in hidden_states(encoder, ["ab", "abcdefgh" * 40], 24)] == [4, 24]
+
+
+def test_texts_are_cut_to_what_the_encoder_can_read(foreign: ForeignEncoder) -> None:
+    """BERT's positions end; RoFormer's do not."""
+    texts = ["abcdefgh" * 40]
+    assert [len(state) for state in hidden_states(foreign, texts, 128)] == [POSITIONS]
+    assert [len(state) for state in hidden_states(as_roformer(foreign), texts, 128)] == [128]
 
 
 def test_parts_of_another_architecture_are_not_known(foreign: ForeignEncoder) -> None:

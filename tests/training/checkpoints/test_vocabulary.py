@@ -16,7 +16,7 @@ from ner_service.text.tokenizer import TextTokenizer
 from tests.training.checkpoints.model_file import PIECES, ids_of
 from training.checkpoints.huggingface import ForeignEncoder
 from training.checkpoints.parts import hidden_states, keep_rows
-from training.checkpoints.vocabulary import MIN_COUNT, prune
+from training.checkpoints.vocabulary import MIN_COUNT, _renumber, prune
 
 HAN_LATIN = ("Han", "Latin")
 SPECIALS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
@@ -155,11 +155,39 @@ def test_the_outcome_is_kept_by_a_file(foreign: ForeignEncoder) -> None:
     assert again.special_ids == tokenizer.special_ids
 
 
-@pytest.mark.parametrize("script", ["Klingon", "", "Han}|\\p{L"])
-def test_an_unknown_script_is_refused(foreign: ForeignEncoder, script: str) -> None:
-    with pytest.raises(
-        ConfigError, match=r"scripts: found .*, expected names of Unicode scripts, such as Han or Latin"
-    ):
+@pytest.mark.parametrize("framing", ["wrapped twice", "no template"])
+def test_framing_in_a_sequence_is_renumbered(foreign: ForeignEncoder, framing: str) -> None:
+    raw = Tokenizer.from_str(foreign.tokenizer.to_json())
+    steps = [processors.ByteLevel(trim_offsets=False), raw.post_processor]
+    if framing == "no template":
+        steps[1] = processors.RobertaProcessing(("</s>", 2), ("<mask>", raw.token_to_id("<mask>")))
+    raw.post_processor = processors.Sequence([processors.Sequence(steps)])  # type: ignore[list-item]
+    tokenizer, token_ids = prune(TextTokenizer(raw), ("Latin",), None)
+    first = "<s>" if framing == "wrapped twice" else "<mask>"
+    names = tokens_of(tokenizer)
+    assert [names[index] for index in tokenizer.encode("bad").token_ids] == [first, "▁", "b", "a", "d", "</s>"]
+    assert [names[index] for index in (*tokenizer.start_ids, *tokenizer.end_ids)] == [first, "</s>"]
+    assert len(token_ids) <= raw.token_to_id("<mask>")  # its old id is beyond the rows
+
+
+def test_framing_that_is_not_known_is_refused() -> None:
+    """Its ids would stay the old ones."""
+    with pytest.raises(ConfigError, match="scripts: found a post-processor of type Other, expected TemplateProcessing"):
+        _renumber({"type": "Sequence", "processors": [{"type": "ByteLevel"}, {"type": "Other", "ids": [9]}]}, {})
+
+
+@pytest.mark.parametrize("han", ["han", "HAN", "Hani", "hani"])
+def test_however_a_script_is_written_it_is_the_same(foreign: ForeignEncoder, han: str) -> None:
+    """Han by another name brings no words of several characters: nothing would ever read them."""
+    tokenizer, token_ids = prune(foreign.tokenizer, (han, "latn"), None)
+    expected, expected_ids = prune(foreign.tokenizer, HAN_LATIN, None)
+    assert (tokenizer.to_json(), token_ids) == (expected.to_json(), expected_ids)
+    assert not {"北京", "▁北京", "▁在"} & set(tokens_of(tokenizer))
+
+
+@pytest.mark.parametrize("script", ["Klingon", "", "Han}|\\p{L", "L", "Alphabetic", "Common"])
+def test_what_is_no_script_is_refused(foreign: ForeignEncoder, script: str) -> None:
+    with pytest.raises(ConfigError, match=r"scripts: found .*, expected some of Arabic, .*, Han, .*, Latin, "):
         prune(foreign.tokenizer, ("Han", script), None)
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from ner_service.bundle import Bundle
@@ -13,7 +15,7 @@ from ner_service.formats.lines import write_lines
 from ner_service.model.config import HuggingFaceConfig
 from tests.training.checkpoints.model_file import PIECES, SPARE_ROWS, write_model_file
 from tests.training.runs import set_options, write_run
-from training.cli import app
+from training.cli import app, imports
 
 
 def invoke(*arguments: object) -> Result:
@@ -72,15 +74,33 @@ def test_a_run_starts_from_it(model_file: Path, tmp_path: Path, encoder: str) ->
 
 
 def test_faults_are_named(model_file: Path, tmp_path: Path) -> None:
-    output = tmp_path / "bundle"
+    output, empty = tmp_path / "bundle", tmp_path / "empty.txt"
+    empty.write_text("\n", encoding="utf-8")
     for arguments, said in (
         (("--layers", "1,x"), "--layers: found '1,x', expected numbers with commas between them: 2,4,6"),
-        (("--layers", "4"), "layers: found [4], expected some of 1 to 3, in order and each once"),
-        (
-            ("--scripts", "Han,Elvish"),
-            "scripts: found 'Elvish', expected names of Unicode scripts, such as Han or Latin",
-        ),
+        (("--layers", "4"), "--layers: found [4], expected some of 1 to 3, in order and each once"),
+        (("--scripts", "Han,Elvish"), "--scripts: found 'Elvish', expected some of Arabic, Armenian, "),
+        (("--texts", empty), f"--texts: found no sentence in {empty}, expected a paragraph a line"),
     ):
         result = invoke("import", model_file, "-o", output, *arguments)
-        assert (result.exit_code, result.stdout, result.stderr) == (1, "", f"error: {said}\n")
+        assert (result.exit_code, result.stdout) == (1, "")
+        assert result.stderr.startswith(f"error: {said}")
+        assert result.stderr.count("\n") == 1
     assert not output.exists()
+
+
+def test_a_fault_of_the_source_names_no_option(tmp_path: Path) -> None:
+    """Must fail: only what is wanted of a source is an option."""
+    result = invoke("import", tmp_path / "gone", "-o", tmp_path / "bundle")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("error: ")
+    assert "--" not in result.stderr
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_a_terminal_shows_how_many_paragraphs_were_read(monkeypatch: pytest.MonkeyPatch, is_terminal: bool) -> None:
+    screen = io.StringIO()
+    monkeypatch.setattr(imports, "console", Console(file=screen, force_terminal=is_terminal, width=80))
+    assert list(imports._shown(["the", "in"] * 600)) == ["the", "in"] * 600
+    assert ("1,200 paragraphs" in screen.getvalue()) == is_terminal
+    assert bool(screen.getvalue()) == is_terminal

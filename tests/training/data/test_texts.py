@@ -17,7 +17,7 @@ from ner_service.errors import ConfigError, DataError
 from ner_service.formats.lines import Line, read_lines
 from tests.strategies import texts
 from training.data import texts as module
-from training.data.texts import TextStream, sentences
+from training.data.texts import TextStream, paragraphs, sentences
 
 
 def write(folder: Path, *contents: Sequence[str]) -> list[Path]:
@@ -130,6 +130,14 @@ def test_a_corpus_without_text_is_refused(tmp_path: Path) -> None:
 def test_no_path_is_refused() -> None:
     with pytest.raises(ConfigError, match="found no text file, expected at least one"):
         TextStream([], 1)
+
+
+def test_paragraphs_are_lines_with_any_text(tmp_path: Path) -> None:
+    plain, zipped = write(tmp_path, ["", "  one way ", "\u3000", "第二段\r"], ["in a bed", " "])
+    assert list(paragraphs(plain)) == ["one way", "第二段"]
+    assert list(paragraphs(zipped)) == ["in a bed"]
+    with pytest.raises(DataError, match=r"absent\.txt: cannot be read"):
+        next(paragraphs(tmp_path / "absent.txt"))
 
 
 @pytest.mark.parametrize(
