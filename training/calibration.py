@@ -13,7 +13,7 @@ Source: Platt, Probabilistic Outputs for Support Vector Machines (1999).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -26,12 +26,15 @@ from ner_service.errors import ConfigError
 from ner_service.recognizer import Recognizer
 from ner_service.records import unstructure
 from ner_service.types import Document
-from training.cells import BoolArray, Reliability, calibration_error, cells_of
+from training.cells import BoolArray, Cells, Reliability, calibration_error, join, read_cells
 from training.data.raw import fraction_of
 from training.evaluation import Score
 
 LOWEST_LOGIT = -8.0
 """Cells above it are looked at: p < 0.05 below it for any slope above 0.37, and a text has a dozen above it."""
+
+MAX_CELLS = 4_000_000
+"""Cells of all documents that a fit takes, some 500 MB with all that is made of them."""
 
 MIN_GOLD = 20
 """Gold entities that a label needs for a fit and a threshold of its own: ten for each of a fit's two parameters.
@@ -135,7 +138,8 @@ def calibrate(bundle: Bundle, documents: Sequence[Document], device: torch.devic
 
     Raises:
         MissingHeadError: the bundle finds no entities.
-        ConfigError: the documents have a label that the bundle does not have, or no entity.
+        ConfigError: the documents have a label that the bundle does not have, or no entity; or the bundle tells so
+            little that their cells are too many.
     """
     return fit(read_logits(bundle, documents, device), bundle.manifest)
 
@@ -145,21 +149,28 @@ def read_logits(bundle: Bundle, documents: Sequence[Document], device: torch.dev
 
     Raises:
         MissingHeadError: the bundle finds no entities.
-        ConfigError: the documents have a label that the bundle does not have, or no entity.
+        ConfigError: the documents have a label that the bundle does not have, or no entity; or the bundle tells so
+            little that their cells are too many.
     """
     num_labels = len(bundle.manifest.labels)
     reading = Calibration(slopes=(_READING_SLOPE,) * num_labels, intercepts=(0.0,) * num_labels)
-    manifest = replace(bundle.manifest, calibration=reading, max_candidates=2**31 - 1)
+    manifest = replace(bundle.manifest, calibration=reading)
     recognizer = Recognizer(replace(bundle, manifest=manifest), device)
     recognizer.require_head("spans")
     _check(documents, manifest.labels)
-    cells = cells_of(recognizer, documents, threshold=1 / (1 + math.exp(-_READING_SLOPE * LOWEST_LOGIT)))
-    fold_of_document = np.array([int(fraction_of(document.text) * NUM_FOLDS) for document in documents])
+    threshold = 1 / (1 + math.exp(-_READING_SLOPE * LOWEST_LOGIT))
+    cells = join(_bounded(read_cells(recognizer, documents, threshold)))
+    fold_of_document = np.array([fold_of(document.text) for document in documents])
     with np.errstate(divide="ignore"):
         score_N = (np.log(cells.probability_N) - np.log1p(-cells.probability_N)) / _READING_SLOPE
     return Logits(
         label_N=cells.label_N, score_N=score_N, gold_N=cells.gold_N, fold_N=fold_of_document[cells.document_N]
     )
+
+
+def fold_of(text: str) -> int:
+    """The fold of a text. Not by the hash that cuts dev sets: a tenth cut by it would lie in one fold."""
+    return int(fraction_of(f"fold {text}") * NUM_FOLDS)
 
 
 def fit(logits: Logits, manifest: Manifest) -> Calibrated:
@@ -291,6 +302,19 @@ def _loss(
 def _sigmoid(logit_N: FloatArray) -> FloatArray:
     probability_N: FloatArray = np.exp(-np.logaddexp(0.0, -logit_N))
     return probability_N
+
+
+def _bounded(parts: Iterable[Cells]) -> Iterator[Cells]:
+    """The same parts. Raises ConfigError, long before memory ends, where they hold more than `MAX_CELLS`."""
+    num_cells = 0
+    for part in parts:
+        num_cells += len(part.label_N)
+        if num_cells > MAX_CELLS:
+            raise ConfigError(
+                f"found {num_cells:,} spans above logit {LOWEST_LOGIT:g} in {part.document_N[-1] + 1:,} texts, "
+                f"expected a dozen a text and at most {MAX_CELLS:,}: train longer, or calibrate on fewer texts"
+            )
+        yield part
 
 
 def _check(documents: Sequence[Document], labels: Sequence[str]) -> None:

@@ -104,8 +104,13 @@ class Report:
 
 
 def evaluate(recognizer: Recognizer, documents: Sequence[Document]) -> Report:
-    """Recognise every document's text and report on it: on the answers, and on all that has a probability."""
+    """Recognise every document's text and report on it: on the answers, and on all that has a probability.
+
+    A document that the service refuses has no answer, but its spans have probabilities.
+    """
     report = full_report(documents, predict(recognizer, documents))
+    # Read anew, not cut from the cells at the model's thresholds: the service refuses a text for the token spans of one
+    # window, and these cannot be counted any more once windows and tokens that share a character are merged.
     cells = cells_of(recognizer, documents, LOWEST_PROBABILITY)
     labels = {}
     for index, label in enumerate(recognizer.labels):

@@ -16,6 +16,7 @@ from ner_service.decoding import Calibration
 from ner_service.errors import ConfigError, MissingHeadError
 from ner_service.recognizer import Recognizer
 from ner_service.types import Document, Entity, Recognition, RecognizeOptions
+from training import calibration
 from training.calibration import (
     LOWEST_LOGIT,
     MIN_GOLD,
@@ -28,6 +29,7 @@ from training.calibration import (
     fit,
     fit_labels,
     fit_sigmoid,
+    fold_of,
     read_logits,
 )
 from training.data.raw import fraction_of
@@ -256,9 +258,37 @@ def test_logits_are_the_models(tiny_bundle: Bundle, documents: list[Document]) -
     expected = [e.score for answer in served if isinstance(answer, Recognition) for e in answer.entities]
     probability_N = uncalibrated.probability(logits.label_N, logits.score_N)
     assert sorted(probability_N[probability_N > 0.01]) == pytest.approx(sorted(map(float, filter(None, expected))))
-    folds = {int(fraction_of(document.text) * NUM_FOLDS) for document in documents}
+    folds = {fold_of(document.text) for document in documents}
     assert set(logits.fold_N.tolist()) == folds == set(range(NUM_FOLDS))
     assert logits.gold_N.sum() == sum(len(document.entities) for document in documents)
+
+
+def test_a_tenth_cut_by_the_hash_of_dev_sets_falls_into_all_folds(tiny_bundle: Bundle) -> None:
+    """Each fold has a fifth of it, give or take four deviations. Twin: by the hash that cut it, all is one fold."""
+    held_out = [text for text in (f"Bo met {number}." for number in range(10_000)) if fraction_of(text) < 0.1]
+    sizes = np.bincount([fold_of(text) for text in held_out], minlength=NUM_FOLDS)
+    assert abs(sizes - len(held_out) / NUM_FOLDS).max() < 4 * math.sqrt(len(held_out) * 0.2 * 0.8)
+    assert {int(fraction_of(text) * NUM_FOLDS) for text in held_out} == {0}
+    few = [Document(text, (Entity(0, 2, "PER"),)) for text in held_out[:40]]
+    gold = (logits := read_logits(tiny_bundle, few, CPU)).where(logits.gold_N)
+    assert gold.fold_N.tolist() == [fold_of(document.text) for document in few]
+    assert len(set(gold.fold_N.tolist())) == NUM_FOLDS
+
+
+def test_a_model_that_finds_nearly_every_span_is_refused(
+    tiny_bundle: Bundle, documents: list[Document], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As soon as there are too many, not once all are read. Twin: as many as there are do fit."""
+    total = len(read_logits(tiny_bundle, documents, CPU).score_N)
+    assert total > 1000
+    monkeypatch.setattr(calibration, "MAX_CELLS", total)
+    assert len(read_logits(tiny_bundle, documents, CPU).score_N) == total
+    monkeypatch.setattr(calibration, "MAX_CELLS", 100)
+    said = r"found [\d,]+ spans above logit -8 in (\d+) texts, expected a dozen a text and at most 100: train longer"
+    with pytest.raises(ConfigError, match=said) as refusal:
+        read_logits(tiny_bundle, documents, CPU)
+    num_texts = int(str(refusal.value).partition(" texts")[0].rpartition(" ")[2])
+    assert 0 < num_texts < len(documents)
 
 
 def test_a_models_own_slope_is_recovered(tiny_bundle: Bundle, documents: list[Document]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -10,25 +11,37 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ner_service.bundle import Bundle
 from ner_service.errors import NerServiceError, TooManyCandidatesError
 from ner_service.recognizer import Recognizer
 from ner_service.types import Document, Encoding, Entity, LabelSet, Recognition, RecognizeOptions
-from training.cells import Cells, calibration_error, cells_of, is_unknown
+from training.cells import Cells, calibration_error, cells_of, is_unknown, join, read_cells
 from training.data.targets import Example
 from training.objectives.spans import unknown_cells
 
+CPU = torch.device("cpu")
 LABELS = ("PER", "ORG", "LOC")
 TEXTS = ("Ada Lovelace wrote to London.", "北京大学在上海。")
 
 
+@dataclass(frozen=True)
+class Limits:
+    """What is read of a manifest."""
+
+    max_candidates: int = 1000
+
+
 class Answers:
-    """A recognizer with an answer for each text."""
+    """A recognizer with an answer for each text, that notes how many characters it is asked for at a time."""
 
     def __init__(self, answers: dict[str, Recognition | NerServiceError]) -> None:
         self.labels = LabelSet(LABELS)
         self.answers = answers
+        self.manifest = Limits()
+        self.asked: list[int] = []
 
     def recognize(self, texts: list[str], options: RecognizeOptions) -> list[Recognition | NerServiceError]:
+        self.asked.append(sum(map(len, texts)))
         return [self.answers[text] for text in texts]
 
 
@@ -53,6 +66,34 @@ def test_cells_of_documents() -> None:
         (1, 1, 0.0, True),
     ]
     assert rows(cells_of(answers, [], 0.1)) == []
+
+
+def test_few_entities_are_alive_at_a_time() -> None:
+    """Documents go in groups of about `CHARACTERS_AT_ONCE`, and at most one beyond, and keep number and order."""
+    texts = [letter * length for letter, length in zip("abcdefg", (900, 900, 900, 10, 9000, 10, 10), strict=True)]
+    documents = [Document(text, (Entity(0, number + 1, "PER"),)) for number, text in enumerate(texts)]
+    answers: Any = Answers({text: Recognition((Entity(0, 5, "PER", 0.5),), 1, 9) for text in texts})
+    found = rows(cells_of(answers, documents, 0.1))
+    assert answers.asked == [1800, 910, 9020]
+    assert found == [row for number in range(7) for row in expected_rows(number)]
+    assert rows(join(read_cells(answers, documents, 0.1))) == found
+
+
+def expected_rows(number: int) -> list[tuple[Any, ...]]:
+    """The answer "0 to 5" is right in the fifth document alone."""
+    right = number == 4
+    return [(number, 0, 0.5, right)] + ([] if right else [(number, 0, 0.0, True)])
+
+
+def test_no_text_has_too_many_cells(tiny_bundle: Bundle) -> None:
+    """`max_candidates` refuses no text here, and the recognizer keeps it: the service's own refusal is the twin."""
+    strict = Recognizer(replace(tiny_bundle, manifest=replace(tiny_bundle.manifest, max_candidates=3)), CPU)
+    documents = [Document(text) for text in TEXTS]
+    found = rows(cells_of(strict, documents, 0.2))
+    assert found == rows(cells_of(Recognizer(tiny_bundle, CPU), documents, 0.2))
+    assert len(found) > 3
+    answers = strict.recognize(TEXTS, RecognizeOptions(threshold=0.2))
+    assert any(isinstance(answer, TooManyCandidatesError) for answer in answers)
 
 
 def test_cells_are_served_answers(tiny_recognizer: Recognizer) -> None:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ner_service.bundle import Bundle
 from ner_service.errors import TooManyCandidatesError
 from ner_service.recognizer import Recognizer
 from ner_service.types import Document, Entity, LabelSet, Recognition, RecognizeOptions
 from tests.strategies import documents, flat_documents, flat_entities
 from training.evaluation import Score, compare, evaluate, has_overlap, predict, seqeval_score
 
+CPU = torch.device("cpu")
 ORG, LOC, PER = "ORG", "LOC", "PER"
 NESTED = Document(
     "Visby University hired Ann", (Entity(0, 16, ORG), Entity(0, 5, LOC), Entity(23, 26, PER)), id="nested"
@@ -84,10 +89,18 @@ def test_a_label_that_is_not_annotated_is_neither_right_nor_wrong() -> None:
     assert counts(compare([document], [found]).micro) == (1, 1, 1)
 
 
+@dataclass(frozen=True)
+class Limits:
+    """What is read of a manifest."""
+
+    max_candidates: int = 1000
+
+
 class Answers:
     """A recognizer that answers every text alike."""
 
     labels = LabelSet((PER, ORG, LOC))
+    manifest = Limits()
 
     def __init__(self, entities: tuple[Entity, ...] | None) -> None:
         self.answer = TooManyCandidatesError("many") if entities is None else Recognition(entities, 1, 9)
@@ -135,6 +148,33 @@ def test_probabilities_are_measured_beside_answers() -> None:
         LOC: {"ece": 0.6, "ece_found": 0.6},
     }
     assert "calibration" not in compare([FLAT], FOUND[1:]).as_dict()
+
+
+def test_a_text_that_the_service_refuses_has_probabilities(tiny_bundle: Bundle) -> None:
+    """With `max_candidates` 3 or without: other answers, those of the service, but the same probabilities."""
+    texts = ["Ada Lovelace wrote to London.", "北京大学在上海。", "Bo sat.", "Ada Lovelace wrote to London. " * 4]
+    free, strict = (
+        Recognizer(replace(tiny_bundle, manifest=replace(tiny_bundle.manifest, max_candidates=number)), CPU)
+        for number in (2**31 - 1, 3)
+    )
+    answers = [answer.entities for answer in free.recognize(texts) if isinstance(answer, Recognition)]
+    gold = [Document(text, entities[::2]) for text, entities in zip(texts, answers, strict=True)]
+    whole, cut = evaluate(free, gold), evaluate(strict, gold)
+    assert (cut.calibration, cut.label_calibration) == (whole.calibration, whole.label_calibration)
+    served = [answer.entities if isinstance(answer, Recognition) else None for answer in strict.recognize(texts)]
+    assert None in served
+    assert any(served)
+    assert (cut.num_refused, whole.num_refused) == (served.count(None), 0)
+    assert cut.micro == compare(gold, served).micro != whole.micro
+
+
+def test_a_label_that_the_model_does_not_have_counts_in_f1_alone() -> None:
+    known = evaluate(Answers((Entity(0, 2, PER, 0.9),)), [FLAT])  # type: ignore[arg-type]
+    stranger = replace(FLAT, entities=(*FLAT.entities, Entity(14, 17, "SEA")))
+    other = evaluate(Answers((Entity(0, 2, PER, 0.9),)), [stranger])  # type: ignore[arg-type]
+    assert (counts(known.micro), counts(other.micro)) == ((1, 1, 1), (1, 2, 1))
+    assert other.labels["SEA"].f1 == 0.0
+    assert (other.calibration, other.label_calibration) == (known.calibration, known.label_calibration)
 
 
 def test_overlap() -> None:

@@ -45,7 +45,7 @@ def dev_sources(path: Path) -> tuple[SourceConfig, ...]:
     """The `[[data.dev]]` tables of a run, or of a file that has no more than these.
 
     Raises:
-        ConfigError: not TOML, none of these tables in it, or a fault in one.
+        ConfigError: not TOML, none of these tables in it, or a fault in one; or silver entities are asked for.
     """
     try:
         value = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -56,15 +56,28 @@ def dev_sources(path: Path) -> tuple[SourceConfig, ...]:
     if not isinstance(tables, list) or not tables:
         raise ConfigError(f"{path}: data.dev: found {tables!r}, expected tables [[data.dev]], each with a `path`")
     try:
-        return tuple(structure(SourceConfig, table, f"data.dev[{number}]") for number, table in enumerate(tables))
+        sources = tuple(structure(SourceConfig, table, f"data.dev[{number}]") for number, table in enumerate(tables))
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
+    for number, source in enumerate(sources):
+        if source.inner:
+            found = f"found {dict(source.inner)}, expected none: gold alone is measured by"
+            raise ConfigError(f"{path}: data.dev[{number}].inner: {found}")
+    return sources
 
 
 def named_in_run(documents: Sequence[Document], run: Mapping[str, object]) -> list[str]:
-    """Files of the documents that a bundle's run names too, in `data.train` or `data.dev`, from whatever folder."""
+    """Files of the documents that a bundle's run names too, in `data.train` or `data.dev`, from whatever folder.
+
+    Two paths are taken for one file where the shorter is the end of the longer.
+    """
     data = run.get("data")
     tables = [*data.get("train", ()), *data.get("dev", ())] if isinstance(data, Mapping) else []
-    known = [Path(table["path"]).parts for table in tables]
+    known = [Path(table["path"]) for table in tables]
     names = sorted({str(document.metadata["source"]) for document in documents})
-    return [name for name in names if any(Path(name).parts[-len(parts) :] == parts for parts in known)]
+    return [name for name in names if any(_may_be_one(Path(name), path) for path in known)]
+
+
+def _may_be_one(one: Path, other: Path) -> bool:
+    num_parts = min(len(one.parts), len(other.parts))
+    return one.parts[-num_parts:] == other.parts[-num_parts:]

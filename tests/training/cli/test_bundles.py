@@ -15,6 +15,7 @@ from ner_service.formats import read_documents, write_documents
 from ner_service.recognizer import Recognizer
 from ner_service.types import Document, Entity, Recognition
 from training.cli import app
+from training.cli.documents import named_in_run
 
 TEXTS = ("Ada Lovelace wrote to London.", "北京大学在上海。", "May opened a laboratory.", "李雷去了广州。")
 
@@ -124,6 +125,28 @@ def test_documents_of_the_bundles_own_run_are_warned_of(tiny_bundle: Bundle, fol
     assert "warning" not in other.stderr
 
 
+@pytest.mark.parametrize(
+    ("argument", "in_run", "same"),
+    [
+        ("gold.jsonl", "gold.jsonl", True),
+        ("/data/ner/gold.jsonl", "gold.jsonl", True),
+        ("gold.jsonl", "/data/ner/gold.jsonl", True),
+        ("./ner/gold.jsonl", "/data/ner/gold.jsonl", True),
+        ("/data/ner/gold.jsonl", "/data/ner/gold.jsonl", True),
+        ("/data/ner/gold.jsonl", "/copy/ner/gold.jsonl", False),
+        ("/ner/gold.jsonl", "/data/ner/gold.jsonl", False),
+        ("old.jsonl", "/data/ner/gold.jsonl", False),
+        ("other/gold.jsonl", "/data/ner/gold.jsonl", False),
+    ],
+)
+def test_which_file_a_run_names(argument: str, in_run: str, same: bool) -> None:
+    """The shorter path is the end of the longer, in whole parts, whichever of the two is the argument."""
+    document = Document("Bo", metadata={"source": argument})
+    for part in ("train", "dev"):
+        assert named_in_run([document], {"data": {part: [{"path": in_run}]}}) == [argument] * same
+    assert named_in_run([document], {}) == []
+
+
 def refusal(*arguments: object) -> str:
     result = invoke(*arguments)
     assert result.exit_code == 1, result.output
@@ -149,6 +172,10 @@ def test_refusals(tiny_bundle_folder: Path, tiny_embedding_bundle: Bundle, folde
         ('name = "run"', "data.dev: found None, expected tables [[data.dev]], each with a `path`"),
         ("[data]\ndev = 3", "data.dev: found 3, expected tables [[data.dev]], each with a `path`"),
         ('[[data.dev]]\npaht = "x"', "data.dev[0].paht: unknown key; did you mean 'path'?"),
+        (
+            '[[data.dev]]\npath = "x"\n[[data.dev]]\npath = "y"\ninner = { ORG = ["LOC"] }',
+            "data.dev[1].inner: found {'ORG': ('LOC',)}, expected none: gold alone is measured by",
+        ),
     ],
 )
 def test_a_toml_file_that_names_no_documents(tiny_bundle_folder: Path, tmp_path: Path, text: str, said: str) -> None:
