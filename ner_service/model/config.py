@@ -78,11 +78,13 @@ def longest_text(config: EncoderConfig) -> int | None:
     """How many tokens an encoder can read at once, special ones among them; None: no limit, or none is given."""
     if not isinstance(config, HuggingFaceConfig):
         return None  # rotary positions have no end
-    positions, padding = config.config.get("max_position_embeddings"), config.config.get("pad_token_id", 1)
+    positions = config.config.get("max_position_embeddings")
     if not isinstance(positions, int) or positions < 1:  # XLNet writes -1
         return None
-    after_padding = config.model_type in _POSITIONS_AFTER_PADDING and isinstance(padding, int)
-    return positions - padding - 1 if after_padding else positions
+    padding = config.config.get("pad_token_id", 1)
+    if config.model_type in _POSITIONS_AFTER_PADDING and isinstance(padding, int):
+        return positions - padding - 1
+    return positions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

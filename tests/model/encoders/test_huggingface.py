@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModel
 
 from ner_service.errors import ConfigError
 from ner_service.model.batch import pack, pad
-from ner_service.model.config import HuggingFaceConfig
+from ner_service.model.config import HuggingFaceConfig, longest_text
 from ner_service.model.encoders import build_encoder
 from ner_service.model.encoders.huggingface import HuggingFaceEncoder
 
@@ -79,3 +79,19 @@ def test_without_transformers_the_extra_is_named(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(ConfigError, match=r"pip install 'ner-service\[huggingface\]'"):
         build_encoder(HuggingFaceConfig(model_type="bert"))
+
+
+@pytest.mark.parametrize(
+    "model_type", ["bert", "roberta", "xlm-roberta", "camembert", "mpnet", "longformer", "data2vec-text"]
+)
+def test_the_longest_text_is_read_and_one_token_more_is_not(model_type: str) -> None:
+    config = {**SMALL, "max_position_embeddings": 40, "pad_token_id": 1}
+    if model_type == "longformer":
+        config["attention_window"] = 4
+    foreign = HuggingFaceConfig(model_type=model_type, config=config)
+    longest = longest_text(foreign)
+    assert longest == (40 if model_type == "bert" else 38)
+    ours = HuggingFaceEncoder(foreign).eval().requires_grad_(False)
+    assert ours(pad([[5] * longest], pad_id=1)).shape == (1, longest, 16)
+    with pytest.raises((IndexError, RuntimeError)):
+        ours(pad([[5] * (longest + 1)], pad_id=1))

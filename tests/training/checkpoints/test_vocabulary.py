@@ -157,17 +157,17 @@ def test_the_outcome_is_kept_by_a_file(foreign: ForeignEncoder) -> None:
 
 @pytest.mark.parametrize("framing", ["wrapped twice", "no template"])
 def test_framing_in_a_sequence_is_renumbered(foreign: ForeignEncoder, framing: str) -> None:
-    raw = Tokenizer.from_str(foreign.tokenizer.to_json())
+    raw, [mask] = Tokenizer.from_str(foreign.tokenizer.to_json()), ids_of("<mask>")
     steps = [processors.ByteLevel(trim_offsets=False), raw.post_processor]
     if framing == "no template":
-        steps[1] = processors.RobertaProcessing(("</s>", 2), ("<mask>", raw.token_to_id("<mask>")))
-    raw.post_processor = processors.Sequence([processors.Sequence(steps)])  # type: ignore[list-item]
+        steps[1] = processors.RobertaProcessing(("</s>", 2), ("<mask>", mask))
+    raw.post_processor = processors.Sequence([processors.Sequence(steps)])
     tokenizer, token_ids = prune(TextTokenizer(raw), ("Latin",), None)
     first = "<s>" if framing == "wrapped twice" else "<mask>"
     names = tokens_of(tokenizer)
     assert [names[index] for index in tokenizer.encode("bad").token_ids] == [first, "▁", "b", "a", "d", "</s>"]
     assert [names[index] for index in (*tokenizer.start_ids, *tokenizer.end_ids)] == [first, "</s>"]
-    assert len(token_ids) <= raw.token_to_id("<mask>")  # its old id is beyond the rows
+    assert len(token_ids) <= mask  # its old id is beyond the rows
 
 
 def test_framing_that_is_not_known_is_refused() -> None:
