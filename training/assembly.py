@@ -1,4 +1,7 @@
-"""A prepared run -> its objectives and its state before the first step: the one place that knows every objective."""
+"""A prepared run -> its accelerator, its objectives and its state before the first step.
+
+The one place that knows every objective.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +13,20 @@ from torch import nn
 from ner_service.errors import ConfigError
 from ner_service.model.encoders import Encoder
 from ner_service.model.text_model import TextModel
-from training.config import WeightConfig
+from ner_service.recognizer import pick_device
+from training.config import RunConfig, WeightConfig
 from training.objectives import Objective, Weighted
 from training.preparation import Setup
 from training.state import State
 from training.steps import Adversarial, AveragedWeights, build_optimizer
 
 LEADING = WeightConfig(weight=1.0)
+
+
+def accelerator_of(run: RunConfig) -> Accelerator:
+    """Device and precision of a run."""
+    cpu = pick_device(run.device).type == "cpu"
+    return Accelerator(cpu=cpu, mixed_precision="bf16" if run.precision == "bf16" else "no")
 
 
 def new_state(setup: Setup, accelerator: Accelerator) -> State:

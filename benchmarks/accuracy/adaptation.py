@@ -5,9 +5,10 @@
     python -m benchmarks.accuracy.adaptation --table
 
 One run of `training/recipes/adapt.toml` over the texts, with a bundle kept after 0, 1, 2, 4, 8, ... epochs and after
-the last one. Each is measured on texts held out: the centred cosine of its hidden states to the teacher's, token by
-token, and the share of masked tokens that it names; and by a short fine-tuning, always the same: the texts of CLUENER
-that `benchmarks.accuracy.heads` cuts it to, FINE_TUNE_EPOCHS epochs, F1 on FOLDER/cluener/dev.jsonl.gz after the last.
+the last one. Each is measured on all texts held out, some 80 with the recipe: the centred cosine of its hidden states
+to the teacher's, token by token, and the share of masked tokens that it names; and by a short fine-tuning, always the
+same: the texts of CLUENER that `benchmarks.accuracy.heads` cuts it to, FINE_TUNE_EPOCHS epochs, F1 on
+FOLDER/cluener/dev.jsonl.gz after the last.
 After so many minutes the command ends, and goes on where it was when it is called again. A measured bundle is a line of
 `benchmarks/results/adaptation.jsonl`.
 """
@@ -15,9 +16,10 @@ After so many minutes the command ends, and goes on where it was when it is call
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -25,20 +27,20 @@ from typing import Annotated, cast
 
 import torch
 import typer
-from accelerate import Accelerator
 from torch import Tensor
 from torch.nn import functional
 
-from benchmarks.accuracy.heads import RECIPE as FINE_TUNE_RECIPE
-from benchmarks.accuracy.heads import Run as HeadRun
-from benchmarks.accuracy.heads import hardware, read_start, split_texts
+from benchmarks.accuracy.costs import hardware
+from benchmarks.accuracy.heads import NUM_TEXTS
+from benchmarks.accuracy.splits import split_texts
+from benchmarks.accuracy.trained import RECIPE as FINE_TUNE_RECIPE
 from benchmarks.processes import ROOT, run_module
+from benchmarks.rows import append_row, read_rows
 from ner_service.bundle import read_manifest
 from ner_service.model.batch import pad
 from ner_service.model.encoders import Encoder
-from ner_service.recognizer import pick_device
 from ner_service.terminal import refusals
-from training.assembly import new_state
+from training.assembly import accelerator_of, new_state
 from training.config import load_run
 from training.loop import train, weights_of
 from training.objectives.distillation import DistillationObjective
@@ -49,8 +51,6 @@ from training.state import State
 RESULTS = ROOT / "benchmarks/results/adaptation.jsonl"
 RECIPE = ROOT / "training/recipes/adapt.toml"
 FINE_TUNE_EPOCHS = 5
-NUM_TEXTS = 200
-"""Texts held out over which cosines are averaged."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,39 +69,44 @@ class Row:
     torch: str
 
 
-def read_rows(path: Path = RESULTS) -> list[Row]:
-    """The points measured so far."""
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    values = (json.loads(line) for line in lines)
-    return [Row(**{**value, "settings": tuple(value["settings"])}) for value in values]
-
-
 def is_point(epoch: int, last: int) -> bool:
     """Whether a bundle is kept after so many epochs: powers of two, and the last."""
     return epoch == last or epoch & (epoch - 1) == 0
 
 
 def adapt(setup: Setup, state_folder: Path, until_s: float) -> bool:
-    """Train on, with a snapshot an epoch and a bundle at each point; whether the run has come to its end."""
-    accelerator = Accelerator(cpu=pick_device(setup.run.device).type == "cpu", mixed_precision="bf16")
+    """Train on, with a snapshot an epoch and a bundle at each point; whether the run has come to its end.
+
+    The snapshot is written after all else of its epoch: what a kill leaves without one is made again, the same.
+    """
+    accelerator = accelerator_of(setup.run)
     state = new_state(setup, accelerator)
-    snapshot = state_folder / "snapshot.pt"
-    num_tokens = 0
+    snapshot, counts = state_folder / "snapshot.pt", state_folder / "tokens.json"
+    tokens_of_epochs: list[int] = []
     if snapshot.exists():
         state.restore(snapshot, setup.fingerprint())
-        num_tokens = json.loads((state_folder / "tokens.json").read_text(encoding="utf-8"))
+        tokens_of_epochs = json.loads(counts.read_text(encoding="utf-8"))[: state.epoch]
     else:
-        keep_point(setup, state, state_folder, num_tokens)
+        keep_point(setup, state, state_folder, 0)
+    num_tokens = 0
     for progress in train(setup, state, accelerator):
         num_tokens += progress.num_tokens
         if progress.finished is not None:
-            (state_folder / "tokens.json").write_text(str(num_tokens), encoding="utf-8")
-            state.save(snapshot, setup.fingerprint())
+            tokens_of_epochs.append(num_tokens)
+            num_tokens = 0
+            _write_whole(counts, json.dumps(tokens_of_epochs))
             if is_point(state.epoch, setup.run.epochs):
-                keep_point(setup, state, state_folder, num_tokens)
+                keep_point(setup, state, state_folder, sum(tokens_of_epochs))
+            state.save(snapshot, setup.fingerprint())
             if time.monotonic() > until_s and state.epoch < setup.run.epochs:
                 return False
     return True
+
+
+def _write_whole(path: Path, content: str) -> None:
+    scratch = path.with_name(f".{path.name}.part")
+    scratch.write_text(content, encoding="utf-8")
+    scratch.replace(path)
 
 
 def keep_point(setup: Setup, state: State, state_folder: Path, num_tokens: int) -> None:
@@ -120,8 +125,8 @@ def keep_point(setup: Setup, state: State, state_folder: Path, num_tokens: int) 
 
 @torch.no_grad()
 def centred_cosine(setup: Setup, objective: DistillationObjective) -> float:
-    """Mean cosine of the last hidden states of encoder and teacher, each less its own mean over all tokens."""
-    texts = setup.corpus.raw.dev_texts()[:NUM_TEXTS]
+    """Mean cosine of the last hidden states of encoder and teacher, each less its own mean over all tokens held out."""
+    texts = setup.corpus.raw.dev_texts()
     encodings = [encoding.token_ids[: objective.config.max_tokens] for encoding in setup.tokenizer.encode_batch(texts)]
     encoders = (objective.encoder, cast(Encoder, objective.teacher))
     own_ND, other_ND = (_centred(encoder, encodings, setup.tokenizer.pad_id) for encoder in encoders)
@@ -145,17 +150,16 @@ def masked_accuracy(objective: MaskedLanguageModelObjective) -> float:
 
 def measure(point: Path, name: str, settings: tuple[str, ...], data: Path, state_folder: Path) -> Row:
     """The short fine-tuning from a bundle, and its row."""
-    start = read_start(point)
-    cut = HeadRun(data="cluener", full=False, head="efficient_global_pointer", seed=0, start_sha256=start.sha256)
-    split = split_texts(cut, data, state_folder)
+    split = split_texts(data / "cluener/train.jsonl.gz", NUM_TEXTS, state_folder)
     options = (
         f"epochs={FINE_TUNE_EPOCHS}",
         f"evaluate_every={FINE_TUNE_EPOCHS}",
-        f'model.start_from="{start.folder}"',
+        f'model.start_from="{point}"',
         f'data.train=[{{ path = "{split.learn}" }}]',
         f'data.dev=[{{ path = "{data}/cluener/dev.jsonl.gz" }}]',
     )
-    output = state_folder / f"fine-tuned-{point.name}-{time.time_ns()}"
+    output = state_folder / "fine-tuned"
+    shutil.rmtree(output, ignore_errors=True)
     arguments = ["train", str(FINE_TUNE_RECIPE), "-o", str(output), "--json"]
     finished = run_module("training.cli", [*arguments, *(part for option in options for part in ("--set", option))])
     known = read_manifest(point).metrics
@@ -203,15 +207,14 @@ def run_all(
     folder = state / name
     folder.mkdir(parents=True, exist_ok=True)
     finished = adapt(setup, folder, until_s)
-    done = {(row.name, row.epoch) for row in read_rows()}
+    done = {(row.name, row.epoch) for row in read_rows(Row, RESULTS)}
     points = sorted(folder.glob("epoch-*"))
     waiting = [point for point in points if (name, read_manifest(point).metrics["epoch"]) not in done]
     for point in waiting if finished else []:
         if time.monotonic() > until_s:
             return
         row = measure(point, name, tuple(own), data, folder)
-        with RESULTS.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(asdict(row), ensure_ascii=False) + "\n")
+        append_row(RESULTS, row)
         print(f"{name}, epoch {row.epoch}: F1 {row.f1:.4f}", flush=True)
 
 
@@ -227,7 +230,7 @@ def main(
     show: Annotated[bool, typer.Option("--table", help="Show the rows.")] = False,
 ) -> None:
     if show:
-        print("\n".join(table(read_rows())))
+        print("\n".join(table(read_rows(Row, RESULTS))))
         return
     if not (data and texts and student and teacher and state):
         raise typer.BadParameter("expected --data, --texts, --student, --teacher and --state, or --table")

@@ -26,6 +26,7 @@ import typer
 
 from benchmarks.candidates import processor
 from benchmarks.processes import ROOT
+from benchmarks.rows import read_rows
 from ner_service.bundle import read_manifest
 from ner_service.recognizer import Recognizer
 from ner_service.terminal import refusals, say
@@ -93,12 +94,6 @@ class Answers:
     system: str
     version: str
     entities: Sequence[Iterable[Entity] | None]
-
-
-def read_rows(path: Path = RESULTS) -> list[Row]:
-    """The committed rows."""
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    return [Row(**json.loads(line)) for line in lines]
 
 
 def documents_of(data: str, folder: Path) -> list[Document]:
@@ -202,12 +197,12 @@ def main(
 ) -> None:
     """Compare a bundle with its peers."""
     if show_table:
-        print("\n".join(table(read_rows())))
+        print("\n".join(table(read_rows(Row, RESULTS))))
         return
     if data is None or bundle is None:
         raise typer.BadParameter("expected --data and --bundle, or --table")
     with refusals():
-        rows = merged(read_rows(), list(measure(data, bundle, python)))
+        rows = merged(read_rows(Row, RESULTS), list(measure(data, bundle, python)))
     RESULTS.write_text("".join(json.dumps(asdict(row)) + "\n" for row in rows), encoding="utf-8")
     print("\n".join(table(rows)))
 

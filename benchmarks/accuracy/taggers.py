@@ -114,9 +114,11 @@ Tagger = TokenClassification | LinearChainCRF
 
 def build_tagger(kind: TaggerKind, config: RoFormerConfig, num_tags: int, max_tokens: int) -> Tagger:
     """A tagger with random weights; texts have at most `max_tokens` tokens."""
-    if kind == "crf":
-        return LinearChainCRF(config, num_tags)
-    return TokenClassification(config, num_tags, max_tokens)
+    match kind:
+        case "token_classification":
+            return TokenClassification(config, num_tags, max_tokens)
+        case "crf":
+            return LinearChainCRF(config, num_tags)
 
 
 def foreign_config(config: RoFormerConfig, num_tags: int, max_tokens: int) -> ForeignConfig:

@@ -16,7 +16,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated
 
 import torch
 import typer
@@ -34,7 +34,8 @@ from ner_service.terminal import refusals
 from ner_service.text.planning import plan_groups
 from ner_service.text.windows import merge, split
 from ner_service.types import Document, Encoding, Entity, LabelSet, Window
-from training.config import RunConfig, load_run
+from training.assembly import accelerator_of
+from training.config import load_run
 from training.data.loader import batches_of_epoch
 from training.evaluation import compare
 from training.loop import weights_of
@@ -161,15 +162,9 @@ def load_tagger(kind: TaggerKind, setup: Setup, folder: Path) -> Tagger:
     return tagger.to(pick_device(setup.run.device))
 
 
-def accelerator_of(run: RunConfig) -> Accelerator:
-    """Device and precision of a run, as `ner-train` has them."""
-    cpu = pick_device(run.device).type == "cpu"
-    return Accelerator(cpu=cpu, mixed_precision="bf16" if run.precision == "bf16" else "no")
-
-
 def main(
     run: Annotated[Path, typer.Argument(help="A run in TOML.")],
-    head: Annotated[str, typer.Option(help="token_classification or crf.")],
+    head: Annotated[TaggerKind, typer.Option(help="What stands on the encoder.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the weights.")],
     settings: Annotated[list[str] | None, typer.Option("--set", help="Override, e.g. optimizer.lr=2e-5.")] = None,
 ) -> None:
@@ -178,7 +173,7 @@ def main(
         config = load_run(run, settings or [])
         accelerator = accelerator_of(config)
         setup = prepare(config, run.parent, run.parent)
-        tagger = new_tagger(cast(TaggerKind, head), setup)
+        tagger = new_tagger(head, setup)
         history: list[Measured] = []
         output.mkdir(parents=True, exist_ok=True)
         for measured in train(tagger, setup, accelerator):

@@ -19,10 +19,10 @@ from benchmarks.ablation import (
     Row,
     Run,
     planned,
-    read_rows,
     subset,
     table,
 )
+from benchmarks.rows import read_rows
 from ner_service.formats import read_documents
 from training.config import load_run
 from training.data.raw import fraction_of
@@ -109,7 +109,7 @@ def test_every_arm_fits_its_recipe(data: str, arm: str) -> None:
 
 
 def test_the_committed_rows_are_read_and_each_run_stands_once() -> None:
-    rows = read_rows()
+    rows = read_rows(Row, RESULTS)
     assert rows
     assert len({row.run for row in rows}) == len(rows)
     assert all(json.loads(json.dumps(asdict(row)))["epochs"] == row.epochs for row in rows)

@@ -13,9 +13,9 @@ from accelerate import Accelerator
 from rich.console import Console
 
 from ner_service.errors import ConfigError
-from ner_service.recognizer import Recognizer, pick_device
+from ner_service.recognizer import Recognizer
 from ner_service.terminal import console, refusals, say
-from training.assembly import new_state
+from training.assembly import accelerator_of, new_state
 from training.cli.options import Json
 from training.config import RunConfig, load_run
 from training.evaluation import full_report, predict
@@ -78,8 +78,7 @@ def pretrain(
 
 def _train(run: RunConfig, folder: Path, output: Path, data: Path | None, resume: bool, as_json: bool) -> None:
     """Run to the end and write the bundle of the best epoch."""
-    cpu = pick_device(run.device).type == "cpu"
-    accelerator = Accelerator(cpu=cpu, mixed_precision="bf16" if run.precision == "bf16" else "no")
+    accelerator = accelerator_of(run)
     setup = prepare(run, folder, data or folder)
     if setup.started and accelerator.is_main_process:
         say(start_line(setup.started))

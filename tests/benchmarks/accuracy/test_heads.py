@@ -8,32 +8,32 @@ from pathlib import Path
 import pytest
 
 from benchmarks.accuracy import heads
+from benchmarks.accuracy.costs import Clock
 from benchmarks.accuracy.heads import (
     EPOCHS,
     FULL_EPOCHS,
-    RECIPE,
     REFERENCE,
+    RESULTS,
     SEEDS,
     SETTINGS,
-    Head,
     Row,
     Run,
     Start,
     options_of,
     planned,
     rates_of,
-    read_rows,
     read_start,
-    split_texts,
     table,
 )
+from benchmarks.accuracy.splits import split_texts
+from benchmarks.accuracy.trained import RECIPE, Head
+from benchmarks.rows import read_rows
 from ner_service.errors import ConfigError
-from ner_service.formats import read_documents, write_documents
+from ner_service.formats import write_documents
 from ner_service.model.config import Heads
 from ner_service.types import Document, Entity
 from tests.training.runs import setup_of
 from training.config import load_run
-from training.data.raw import fraction_of
 from training.preparation import Setup
 from training.sample import sample_documents
 
@@ -42,7 +42,7 @@ def run(data: str = "cluener", head: Head = REFERENCE, seed: int = 0, *, full: b
     return Run(data=data, full=full, head=head, seed=seed, start_sha256="aa")
 
 
-def row(of: Run, f1: float, cpu_s: float = 100.0, peak_mib: float = 1000.0) -> Row:
+def row(of: Run, f1: float, seconds: float = 100.0, peak_mib: float = 1000.0, clock: Clock = "cpu") -> Row:
     return Row(
         data=of.data,
         full=of.full,
@@ -58,8 +58,9 @@ def row(of: Run, f1: float, cpu_s: float = 100.0, peak_mib: float = 1000.0) -> R
         rule=None,
         f1=f1,
         outermost_f1=f1 + 0.01,
-        cpu_s=cpu_s,
+        seconds=seconds,
         peak_mib=peak_mib,
+        clock=clock,
         date="2026-01-01",
         hardware="none",
         torch="none",
@@ -82,13 +83,25 @@ def test_a_finished_run_is_not_planned_again_unless_from_another_encoder_or_in_f
 
 def test_the_table_says_mean_spread_and_cost_against_the_reference() -> None:
     rows = [row(run(seed=seed), 0.7 + seed / 100) for seed in SEEDS]
-    rows += [row(run(head="crf", seed=seed), 0.6, cpu_s=150.0, peak_mib=500.0) for seed in SEEDS]
+    rows += [row(run(head="crf", seed=seed), 0.6, seconds=150.0, peak_mib=500.0) for seed in SEEDS]
     rows += [row(run(data="cmeee", head="crf"), 0.4)]
     lines = list(table(rows))
     expected = "0.7100 (0.0100) of 3 | 0.7200 (0.0100) of 3 | 1.00 | 1.00"
     assert f"| cluener-2000 | small | {REFERENCE} | {expected} |" in lines
     assert "| cluener-2000 | small | crf | 0.6000 (0.0000) of 3 | 0.6100 (0.0000) of 3 | 1.50 | 0.50 |" in lines
     assert "| cmeee-2000 | small | crf | 0.4000 (one seed) | 0.4100 (one seed) | - | - |" in lines
+
+
+def test_costs_by_another_clock_are_not_compared() -> None:
+    lines = list(table([row(run(), 0.7), row(run(head="crf"), 0.6, clock="wall")]))
+    assert "| cluener-2000 | small | crf | 0.6000 (one seed) | 0.6100 (one seed) | - | - |" in lines
+
+
+def test_several_jobs_on_a_gpu_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(heads, "on_gpu", lambda: True)
+    start = Start(folder=tmp_path, name="small", sha256="aa")
+    with pytest.raises(ConfigError, match="--jobs: found 2, expected 1 on a GPU"):
+        heads.run_all(start, tmp_path, tmp_path, full=False, jobs=2, minutes=0.0)
 
 
 def documents(count: int) -> list[Document]:
@@ -100,32 +113,10 @@ def write_set(folder: Path, data: str, count: int) -> None:
     write_documents(documents(count), folder / data / "train.jsonl.gz")
 
 
-def test_a_tenth_of_the_texts_chooses_whatever_cut_off_the_dev_documents(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The plain hash of a text may be what cut the set in two: no text of train would be below a tenth."""
-    monkeypatch.setattr(heads, "NUM_TEXTS", 300)
-    (tmp_path / "cluener").mkdir()
-    kept = [document for document in documents(500) if fraction_of(document.text) >= 0.125]
-    write_documents(kept, tmp_path / "cluener/train.jsonl.gz")
-    split = split_texts(run(), tmp_path, tmp_path)
-    learn, choose = ([document.text for document in read_documents(path)] for path in (split.learn, split.choose))
-    assert not set(learn) & set(choose)
-    assert len(learn) + len(choose) == 300
-    assert 10 < len(choose) < 60
-    assert sorted(learn + choose) != sorted(document.text for document in kept[:300])  # not the first of the file
-
-
-def test_the_texts_are_the_same_for_every_head_and_seed(tmp_path: Path) -> None:
-    write_set(tmp_path, "cluener", 60)
-    splits = {split_texts(run(head=head, seed=seed), tmp_path, tmp_path) for head in SETTINGS for seed in SEEDS}
-    assert len(splits) == 1
-
-
 @pytest.mark.parametrize("head", SETTINGS)
 def test_every_run_fits_the_recipe_and_its_head(head: Head, tmp_path: Path) -> None:
     write_set(tmp_path, "cluener", 60)
-    split = split_texts(run(head=head), tmp_path, tmp_path)
+    split = split_texts(tmp_path / "cluener/train.jsonl.gz", None, tmp_path)
     start = Start(folder=tmp_path / "bundle", name="small", sha256="aa")
     config = load_run(RECIPE, options_of(run(head=head, seed=2), start, split)[1::2])
     assert (config.seed, config.epochs, config.data.labels) == (2, EPOCHS["cluener"], ("PER",))
@@ -159,5 +150,5 @@ def encoder_of(setup: Setup, folder: Path) -> str:
 
 
 def test_each_committed_run_stands_once() -> None:
-    rows = read_rows()
+    rows = read_rows(Row, RESULTS)
     assert len({each.run for each in rows}) == len(rows)

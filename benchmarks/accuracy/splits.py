@@ -1,0 +1,47 @@
+"""The training documents of a set, cut or all, in two files: a tenth to choose by, the others to learn from.
+
+Hashes of the texts decide, none of which may have cut off the set's own dev documents. Knows no run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from ner_service.formats import read_documents, write_documents
+from training.data.raw import fraction_of
+
+CHOOSING_SHARE = 0.1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Split:
+    """Files of documents: those to learn from, and those to choose the epoch by."""
+
+    learn: Path
+    choose: Path
+
+
+def split_texts(source: Path, num_texts: int | None, folder: Path) -> Split:
+    """Both files of a set's training documents, cut to `num_texts` if that is a number; made unless they stand there.
+
+    Their names say the set, the cut and the SHA-256 of `source`, so that another folder's set is another file. They
+    appear whole, also where two threads make them at once.
+    """
+    digest = hashlib.sha256(source.read_bytes()).hexdigest()[:8]
+    name = f"{source.parent.name}-{num_texts or 'full'}-{digest}"
+    split = Split(learn=folder / f"{name}-learn.jsonl", choose=folder / f"{name}-choose.jsonl")
+    if split.learn.exists() and split.choose.exists():
+        return split
+    documents = list(read_documents(source))
+    if num_texts is not None:
+        documents = sorted(documents, key=lambda document: fraction_of("cut " + document.text))[:num_texts]
+    chooses = [fraction_of("choose " + document.text) < CHOOSING_SHARE for document in documents]
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        for path, wanted in ((split.choose, True), (split.learn, False)):
+            own = [document for document, chosen in zip(documents, chooses, strict=True) if chosen == wanted]
+            write_documents(own, Path(scratch, path.name))
+            Path(scratch, path.name).replace(path)
+    return split
