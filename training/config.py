@@ -219,8 +219,8 @@ class MaskedLanguageModelConfig(WeightConfig):
 class DistillationConfig(WeightConfig):
     """The hidden states of a `teacher`, a bundle with the same tokenizer and width, layer by layer.
 
-    `layers` names the teacher's layer, counted from 1, for each of the run's own; left out, they are evenly spread and
-    end with the teacher's last.
+    Token embeddings that the run has from its teacher stay as they are. `layers` names the teacher's layer, counted
+    from 1, for each of the run's own; left out, they are evenly spread and end with the teacher's last.
     """
 
     weight: float = 1.0
@@ -300,6 +300,13 @@ class RunConfig:
             value = getattr(self.regularisation, name)
             idle = value and not self.data.train
             _check(f"regularisation.{name}", value, not idle, "0 without data.train: it touches the spans alone")
+        still = self.regularisation.fgm and self.objectives.distillation
+        _check(
+            "regularisation.fgm",
+            self.regularisation.fgm,
+            not still,
+            "0 beside distillation, which may freeze what it moves",
+        )
         mine = self.objectives.similarity.mine if self.objectives.similarity else None
         fits = mine is None or not self.data.pairs
         _check("objectives.similarity.mine", mine, fits, "none beside data.pairs: the pairs are those of the files")

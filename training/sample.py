@@ -95,10 +95,13 @@ def write_sample(folder: Path) -> Path:
 
 
 def sample_documents(count: int) -> list[Document]:
-    """The first `count` sentences, the same ones every time."""
-    generator = random.Random(0)
-    stream = _documents(generator)
-    return [next(stream) for _ in range(count)]
+    """The first `count` sentences, the same ones every time and none twice."""
+    found: dict[str, Document] = {}
+    for document in _documents(random.Random(0)):
+        found.setdefault(document.text, document)
+        if len(found) == count:
+            break
+    return list(found.values())
 
 
 def _documents(generator: random.Random) -> Iterator[Document]:

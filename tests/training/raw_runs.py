@@ -1,13 +1,21 @@
-"""Runs of `ner-train pretrain` that are small enough for a test: a gzipped text file and a file of pairs."""
+"""Runs of `ner-train pretrain` that are small enough for a test: a gzipped text file, pairs, and a teacher."""
 
 from __future__ import annotations
 
 import gzip
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
+import torch
+
+from ner_service.bundle import Bundle, Manifest
+from ner_service.model.config import Heads, ModelConfig, RoFormerConfig
+from ner_service.model.text_model import TextModel
+from training.config import load_run
+from training.preparation import prepare
 from training.sample import CHINESE, ENGLISH, sample_documents
 
 # Two ways of asking the same.
@@ -44,6 +52,11 @@ MIXES = {
     "masked_language_model": ("objectives.masked_language_model.weight=1.0",),
     "univae": ("objectives.univae.latent.num_latents=1",),
     "similarity": ("objectives.similarity.size=8", "objectives.similarity.batch_pairs=16"),
+    "distillation": (
+        "objectives.distillation.teacher=teacher",
+        "objectives.distillation.weight=0.01",  # states of random weights hardly differ from token to token
+        "tokenizer.file=teacher/tokenizer.json",
+    ),
 }
 MIXES["all"] = tuple(setting for mix in list(MIXES.values()) for setting in mix)
 
@@ -56,7 +69,18 @@ def write_raw_run(folder: Path, num_texts: int = 100) -> Path:
     lines = (json.dumps({"a": first, "b": second}, ensure_ascii=False) for first, second in question_pairs())
     (folder / "pairs.jsonl").write_text("\n".join(lines), encoding="utf-8")
     (folder / "run.toml").write_text(RUN, encoding="utf-8")
+    write_teacher(folder)
     return folder / "run.toml"
+
+
+def write_teacher(folder: Path) -> None:
+    """An encoder twice as deep as that of the run, with random weights, and the tokenizer that the run would train."""
+    setup = prepare(load_run(folder / "run.toml", MIXES["masked_language_model"]), folder, folder)
+    assert isinstance(setup.config.encoder, RoFormerConfig)
+    torch.manual_seed(1)
+    model = TextModel(ModelConfig(encoder=replace(setup.config.encoder, num_layers=4), heads=Heads()), 0)
+    manifest = Manifest(name="teacher", labels=(), thresholds={}, model=model.config)
+    Bundle(manifest=manifest, tokenizer=setup.tokenizer, weights=dict(model.state_dict())).save(folder / "teacher")
 
 
 def question_pairs() -> Iterator[tuple[str, str]]:

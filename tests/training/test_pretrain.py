@@ -33,6 +33,7 @@ HEADS = {
     "masked_language_model": {"language_model"},
     "univae": {"language_model", "latent"},
     "similarity": {"language_model", "embedding"},
+    "distillation": set(),
     "all": {"language_model", "latent", "embedding"},
 }
 SIGKILL = -9
@@ -83,11 +84,11 @@ def test_its_figures_are_losses_by_objective(pretrained: tuple[str, Path]) -> No
     mix, output = pretrained
     metrics = json.loads((output / "metrics.json").read_text(encoding="utf-8"))
     assert metrics == Bundle.load(output / "bundle").manifest.metrics
-    names = {"masked_language_model", "univae", "similarity"} if mix == "all" else {mix}
+    names = {"masked_language_model", "univae", "similarity", "distillation"} if mix == "all" else {mix}
     assert set(metrics["history"]) == {"1", "2"}
     for record in metrics["history"].values():
         assert record.keys() == {"loss", *names}
-        assert all(0 < record[name] < 20 for name in names)
+        assert all(0 < record[name] < 50 for name in names)
     sums = {int(epoch): sum(record[name] for name in names) for epoch, record in metrics["history"].items()}
     if mix != "all":  # one objective's weight does not change which epoch is best
         assert metrics["best_epoch"] == min(sums, key=lambda epoch: sums[epoch])
@@ -107,7 +108,13 @@ def test_train_starts_from_it(pretrained: tuple[str, Path], tmp_path: Path) -> N
     """The encoder's weights and its tokenizer are those of the bundle before the first step; the run goes through."""
     _, output = pretrained
     run = write_run(tmp_path / "sample", num_train=8, num_dev=2)
-    settings = (f"model.start_from={output}/bundle", "model.head.head_size=16", "epochs=1", "device=cpu")
+    settings = (
+        f"model.start_from={output}/bundle",
+        "model.head.head_size=16",
+        "epochs=1",
+        "device=cpu",
+        "objectives={}",
+    )
     setup = prepare(load_run(run, settings), run.parent, run.parent)
     bundle = Bundle.load(output / "bundle")
     found = setup.build_model().state_dict()
@@ -132,27 +139,6 @@ def test_pretraining_goes_on_from_a_bundle(folder: Path, pretrained: tuple[str, 
     assert all(torch.equal(found[name], tensor) for name, tensor in weights.items())
     assert {name.split(".")[0] for name in found} == {"encoder", *HEADS["all"]}
     assert (len(found) == len(weights)) == (mix == "all")
-
-
-@pytest.mark.parametrize("pretrained", ["masked_language_model"], indirect=True)
-def test_a_smaller_encoder_learns_from_it(folder: Path, pretrained: tuple[str, Path], tmp_path: Path) -> None:
-    """One layer of random weights draws near the last of two; the bundle has an encoder and no head."""
-    teacher = pretrained[1] / "bundle"
-    settings = set_raw_options(
-        f"objectives.distillation.teacher={teacher}",
-        f"tokenizer.file={teacher}/tokenizer.json",
-        "model.encoder.num_layers=1",
-        "epochs=4",
-        "optimizer.lr=5e-3",
-        "data.pairs=[]",
-    )
-    result = invoke("pretrain", folder / "run.toml", "-o", tmp_path / "small", "--json", *settings)
-    assert result.exit_code == 0, result.output
-    history = json.loads(result.stdout)["history"]
-    assert history["4"]["distillation"] < 0.9 * history["1"]["distillation"]
-    bundle = Bundle.load(tmp_path / "small/bundle")
-    assert {name.split(".")[0] for name in bundle.weights} == {"encoder"}
-    assert bundle.tokenizer.to_json() == Bundle.load(teacher).tokenizer.to_json()
 
 
 def test_what_comes_next_is_named_in_full(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -210,6 +196,7 @@ def test_documents_and_raw_text_in_one_run(folder: Path, tmp_path: Path) -> None
     run = write_run(tmp_path / "sample", num_train=8, num_dev=2)
     texts = f'data.texts=["{folder}/texts.txt.gz"]'
     small = ("model.encoder.hidden_size=32", "model.encoder.intermediate_size=64", "epochs=1", "device=cpu")
+    (run.parent / "teacher").symlink_to(folder / "teacher")
     result = invoke("train", run, "-o", tmp_path / "run", "--json", *set_raw_options(*small, texts, *MIXES["all"]))
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["history"]["1"].keys() == {"loss", "f1"}
@@ -217,9 +204,13 @@ def test_documents_and_raw_text_in_one_run(folder: Path, tmp_path: Path) -> None
     assert {name.split(".")[0] for name in bundle.weights} == {"encoder", "spans", *HEADS["all"]}
 
 
+# Several batches an epoch.
+CHUNKS = ("objectives.masked_language_model.batch_tokens=128", "objectives.similarity.chunk_pairs=4")
+
+
 def test_killed_and_resumed_ends_in_the_same_bits(folder: Path, tmp_path: Path) -> None:
     """All objectives at once over streamed rounds, with averaged weights."""
-    options = set_raw_options(*MIXES["all"], "epochs=3", "regularisation.ema=0.9")
+    options = set_raw_options(*MIXES["all"], *CHUNKS, "epochs=3", "regularisation.ema=0.9")
     command = [sys.executable, "-m", "tests.training.killed_run", "pretrain", str(folder / "run.toml"), str(tmp_path)]
     one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run([*command, *options], cwd=ROOT, env=one_thread, capture_output=True, text=True, check=False)
@@ -249,7 +240,6 @@ ALIKE = (
     "objectives.univae.latent.posterior=none",
     "objectives.similarity.noise=0.0",
 )
-CHUNKS = ("objectives.masked_language_model.batch_tokens=128", "objectives.similarity.chunk_pairs=4")
 
 
 def test_two_processes_take_the_steps_of_one(folder: Path, tmp_path: Path) -> None:

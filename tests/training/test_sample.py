@@ -22,6 +22,7 @@ def test_the_sample_is_a_run_and_its_documents(tmp_path: Path) -> None:
     )
     assert (len(train), len(dev), len(calibration)) == (400, 80, 80)
     assert [*train, *dev, *calibration] == sample_documents(560)
+    assert len({document.text for document in (*train, *dev, *calibration)}) == 560
 
 
 def test_entities_of_the_sample_nest() -> None:

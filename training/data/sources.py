@@ -41,11 +41,13 @@ def read_corpus(config: DataConfig, folder: Path) -> Corpus:
     if not config.train:
         raw = _read_raw(config, (), (), folder)
         return Corpus(labels=LabelSet(()), train=(), dev=(), sha256=raw.sha256(), raw=raw)
-    train = [document for source in config.train for document in read_source(source, folder)]
+    sources = [list(read_source(source, folder)) for source in config.train]
     dev = [document for source in config.dev for document in read_source(source, folder)]
     if not config.dev:
-        dev = [document for document in train if _is_held_out(document, config.dev_fraction)]
-        train = [document for document in train if not _is_held_out(document, config.dev_fraction)]
+        dev = [document for own in sources for document in own if _is_held_out(document, config.dev_fraction)]
+        sources = [[document for document in own if not _is_held_out(document, config.dev_fraction)] for own in sources]
+    learnt = (add_inner(own, source.inner) for own, source in zip(sources, config.train, strict=True))
+    train = [document for own in learnt for document in own]
     dev_texts = {document.text for document in dev}
     train = [document for document in train if not _leaks(document, dev_texts)]
     labels = LabelSet(config.labels or sorted({entity.label for document in train for entity in document.entities}))
@@ -69,13 +71,10 @@ def read_corpus(config: DataConfig, folder: Path) -> Corpus:
 
 
 def read_source(source: SourceConfig, folder: Path) -> Iterator[Document]:
-    """Documents of one source, chosen, labels renamed, silver entities added; metadata names it under "source"."""
-    chosen = (
-        _relabel(document, source)
-        for document in read_documents(folder / source.path, source.format)
-        if _is_chosen(document, source)
-    )
-    yield from add_inner(list(chosen), source.inner) if source.inner else chosen
+    """Documents of one source, chosen and their labels renamed; their metadata names it under "source"."""
+    for document in read_documents(folder / source.path, source.format):
+        if _is_chosen(document, source):
+            yield _relabel(document, source)
 
 
 def _is_chosen(document: Document, source: SourceConfig) -> bool:

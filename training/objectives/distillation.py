@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ner_service.bundle import Bundle
 from ner_service.errors import ConfigError
 from ner_service.model.batch import Batch, pad
+from ner_service.model.config import longest_text
 from ner_service.model.encoders import Encoder, build_encoder
 from ner_service.model.text_model import TextModel
 from ner_service.text.tokenizer import TextTokenizer
@@ -58,7 +59,8 @@ class DistillationObjective:
         self.accelerator = accelerator
         self.config = config
         check_room(config.max_tokens, self.tokenizer, "objectives.distillation")
-        self.teacher = _load(setup.folder / config.teacher, self.tokenizer, self.encoder).to(accelerator.device)
+        teacher = _load(setup.folder / config.teacher, self.tokenizer, self.encoder, config.max_tokens)
+        self.teacher = teacher.to(accelerator.device)
         self.layers = _layers(config, self.encoder.num_layers, cast(Encoder, self.teacher).num_layers)
         self.deviations = self._measure(self.texts(0)[:NUM_MEASURED])
         if torch.equal(self.encoder.token_embedding.weight, cast(Encoder, self.teacher).token_embedding.weight):
@@ -135,13 +137,16 @@ class DistillationObjective:
         return list(batches_of_epoch(pieces, self.config.batch_tokens, seed=seed, epoch=epoch))
 
 
-def _load(folder: Path, tokenizer: TextTokenizer, student: Encoder) -> nn.Module:
+def _load(folder: Path, tokenizer: TextTokenizer, student: Encoder, max_tokens: int) -> nn.Module:
     """The teacher's encoder, frozen."""
     bundle = Bundle.load(folder)
     name = f"objectives.distillation.teacher: {folder}"
     if bundle.tokenizer.to_json() != tokenizer.to_json():
         raise ConfigError(f"{name}: found another tokenizer, expected that of the run; start both from one import")
     teacher = build_encoder(bundle.manifest.model.encoder)
+    longest = longest_text(bundle.manifest.model.encoder)
+    if longest is not None and max_tokens > longest:
+        raise ConfigError(f"{name}: found one that reads {longest} tokens, expected max_tokens = {max_tokens} or more")
     width = cast(Encoder, teacher).hidden_size
     if width != student.hidden_size:
         raise ConfigError(f"{name}: found hidden states {width} wide, expected {student.hidden_size} as of the run")

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from ner_service.errors import ConfigError
 from ner_service.types import Document, Entity
-from training.config import SourceConfig, load_run
+from training.config import DataConfig, SourceConfig, load_run
+from training.data.raw import fraction_of
 from training.data.silver import add_inner, known_names
-from training.data.sources import read_source
+from training.data.sources import read_corpus
 
 
 def document(text: str, **mentions: str) -> Document:
@@ -69,18 +72,31 @@ def test_mentions_of_other_labels_and_documents_without_stay_as_they_are() -> No
     assert add_inner(documents, {"ORG": ("LOC",)}) == documents
 
 
-def test_a_source_adds_them_under_the_names_of_the_run(tmp_path: Path) -> None:
+def write(folder: Path, documents: Sequence[Document]) -> None:
     lines = [
-        {
-            "text": found.text,
-            "entities": [{"start": e.start, "end": e.end, "label": e.label.lower()} for e in found.entities],
-        }
-        for found in (*KNOWN, document("云浦大学开学了。", ORG="云浦大学"))
+        {"text": d.text, "entities": [{"start": e.start, "end": e.end, "label": e.label} for e in d.entities]}
+        for d in documents
     ]
-    (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
-    source = SourceConfig(path="train.jsonl", labels={"loc": "PLACE", "org": "GROUP"}, inner={"GROUP": ("PLACE",)})
-    *_, last = read_source(source, tmp_path)
-    assert mentions(last) == [("云浦大学", "GROUP"), ("云浦", "PLACE")]
+    (folder / "train.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+
+
+def test_a_run_adds_them_to_what_it_learns_under_its_own_names(tmp_path: Path) -> None:
+    write(tmp_path, [*KNOWN, document("云浦大学开学了。", ORG="云浦大学")])
+    source = SourceConfig(path="train.jsonl", labels={"LOC": "PLACE", "ORG": "GROUP"}, inner={"GROUP": ("PLACE",)})
+    corpus = read_corpus(DataConfig(train=(source,), dev=(replace(source, inner={}),)), tmp_path)
+    assert mentions(corpus.train[-1]) == [("云浦大学", "GROUP"), ("云浦", "PLACE")]
+    assert mentions(corpus.dev[-1]) == [("云浦大学", "GROUP")]
+
+
+def test_what_is_held_out_stays_gold_and_teaches_no_name(tmp_path: Path) -> None:
+    schools = [document(f"云浦大学第{number}次开学。", ORG="云浦大学") for number in range(100)]
+    places = [document(text, LOC="云浦") for text in (f"云浦下了{number}场雪。" for number in range(60))]
+    config = DataConfig(train=(SourceConfig(path="train.jsonl", inner={"ORG": ("LOC",)}),), dev_fraction=0.3)
+    for known, expected in ((places, 2), ([place for place in places if fraction_of(place.text) < 0.3], 1)):
+        write(tmp_path, [*schools, *known])
+        corpus = read_corpus(replace(config, labels=("LOC", "ORG")), tmp_path)
+        assert {len(d.entities) for d in corpus.dev} == {1}
+        assert {len(d.entities) for d in corpus.train if "大学" in d.text} == {expected}
 
 
 def test_dev_is_measured_by_gold_alone(tmp_path: Path) -> None:

@@ -54,9 +54,12 @@ def roformer(tokenizer: TextTokenizer, num_layers: int, hidden_size: int = 16) -
     )
 
 
-def bert(tokenizer: TextTokenizer, num_layers: int) -> HuggingFaceConfig:
+def bert(tokenizer: TextTokenizer, num_layers: int, max_positions: int = 64) -> HuggingFaceConfig:
     sizes = {"hidden_size": 16, "num_hidden_layers": num_layers, "num_attention_heads": 2, "intermediate_size": 32}
-    return HuggingFaceConfig(model_type="bert", config={**sizes, "vocab_size": tokenizer.vocab_size})
+    return HuggingFaceConfig(
+        model_type="bert",
+        config={**sizes, "vocab_size": tokenizer.vocab_size, "max_position_embeddings": max_positions},
+    )
 
 
 def save_teacher(folder: Path, config: EncoderConfig, tokenizer: TextTokenizer, seed: int = 1) -> TextModel:
@@ -187,6 +190,9 @@ def test_teachers_that_do_not_fit_are_refused(tmp_path: Path, tokenizer: TextTok
     save_teacher(tmp_path, roformer(tokenizer, 4), tokenizer)
     with pytest.raises(ConfigError, match=r"found \[2, 5\], expected one of the teacher's 4 layers for each of 2"):
         objective_of(setup, layers=(2, 5))
+    save_teacher(tmp_path, bert(tokenizer, 4, max_positions=31), tokenizer)
+    with pytest.raises(ConfigError, match="found one that reads 31 tokens, expected max_tokens = 32 or more"):
+        objective_of(setup)
     save_teacher(tmp_path, roformer(tokenizer, 1), tokenizer)
     with pytest.raises(ConfigError, match=r"found \[0, 1\], expected one of the teacher's 1 layers"):
         objective_of(setup)
