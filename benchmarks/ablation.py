@@ -10,9 +10,9 @@ that learnt to write similar sentences from raw text; without one its arm is lef
 
 Every arm is the recipe of its data, less the objectives it has, with a few settings more. The number of epochs is fixed
 beforehand and the last epoch's F1 is the one that counts, so no epoch is chosen on the dev documents. Arms are: those
-with the highest F1 on dev at a tenth go on, so their means and gains at a tenth are biased upwards. What they gain on
-the other shares of CLUENER is measured on the same dev documents and not quite free of it; on CMeEE it is. A run has one
-thread; its time is that of the processor, which a busy machine disturbs least.
+with the highest F1 on dev at a tenth go on, so their means and gains at a tenth are biased upwards. On the other shares
+of CLUENER the same dev documents measure, so a little of that is left; on CMeEE none. A run has one thread; its time is
+that of the processor, which a busy machine disturbs least.
 """
 
 from __future__ import annotations

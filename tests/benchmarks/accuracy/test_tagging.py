@@ -6,9 +6,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+import typer
 from accelerate import Accelerator
+from typer.testing import CliRunner
 
-from benchmarks.accuracy.tagging import entities, new_tagger, predict, tagged_windows, train
+from benchmarks.accuracy.tagging import entities, main, new_tagger, predict, tagged_windows, train
 from benchmarks.accuracy.tags import NO_TAG, RULES, outermost
 from ner_service.errors import ConfigError
 from ner_service.types import Document, Entity, WindowLimits
@@ -97,3 +99,11 @@ def test_what_would_not_be_compared_is_refused() -> None:
     run = replace(setup.run, regularisation=RegularisationConfig(r_drop=1.0))
     with pytest.raises(ConfigError, match="expected none where heads are compared"):
         new_tagger("token_classification", replace(setup, run=run))
+
+
+def test_an_unknown_head_is_refused() -> None:
+    app = typer.Typer(rich_markup_mode=None)
+    app.command()(main)
+    result = CliRunner().invoke(app, ["run.toml", "--head", "foo", "-o", "nowhere"])
+    assert result.exit_code == 2
+    assert "'foo' is not one of 'token_classification', 'crf'" in result.output

@@ -1,0 +1,212 @@
+"""The curve of an adaptation: its points, its measures by hand, and a run that is stopped or killed and goes on.
+
+Shapes: N tokens, D hidden, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from benchmarks.accuracy import adaptation
+from benchmarks.accuracy.adaptation import adapt, centred_cosine, is_point, masked_accuracy
+from ner_service.bundle import read_manifest
+from ner_service.model.batch import Batch
+from ner_service.model.config import Heads, LanguageModelConfig, ModelConfig, RoFormerConfig
+from ner_service.model.text_model import TextModel
+from ner_service.types import LabelSet
+from training.config import (
+    DataConfig,
+    DistillationConfig,
+    MaskedLanguageModelConfig,
+    ModelSection,
+    ObjectivesConfig,
+    RunConfig,
+)
+from training.data.raw import RawCorpus
+from training.data.sources import Corpus
+from training.data.tokenizer_training import train_tokenizer
+from training.objectives.distillation import DistillationObjective
+from training.objectives.masked_language_model import MaskedLanguageModelObjective
+from training.preparation import Setup
+from training.state import State
+
+TEXTS = (
+    "The mill at Lune was sold twice in one week.",
+    "磨坊一个星期里卖了两次。",
+    "Oster has two bridges and one baker.",
+    "面包师傅每天四点起床。",
+    "Nobody swims in the harbour before June.",
+    "六月以前没有人在港口游泳。",
+    "Mirek lent his boat to the school.",
+    "他把船借给了学校。",
+)
+FOREVER_S, AT_ONCE_S = math.inf, -math.inf
+
+
+@pytest.fixture(scope="module")
+def setup(tmp_path_factory: pytest.TempPathFactory) -> Setup:
+    """A run of five epochs over a few sentences, and its teacher, an encoder twice as deep with random weights."""
+    folder = tmp_path_factory.mktemp("run")
+    tokenizer = train_tokenizer(TEXTS, vocab_size=300, min_frequency=1)
+    encoder = RoFormerConfig(
+        vocab_size=tokenizer.vocab_size, hidden_size=16, num_layers=1, num_heads=2, intermediate_size=32
+    )
+    torch.manual_seed(1)
+    teacher = TextModel(ModelConfig(encoder=replace(encoder, num_layers=2), heads=Heads()), 0)
+    named = Setup(
+        run=RunConfig(
+            name="small",
+            device="cpu",
+            epochs=5,
+            data=DataConfig(texts=("in memory",)),
+            model=ModelSection(encoder={"kind": "roformer"}),
+            objectives=ObjectivesConfig(
+                distillation=DistillationConfig(teacher="teacher", batch_tokens=64, max_tokens=32),
+                masked_language_model=MaskedLanguageModelConfig(weight=0.1, batch_tokens=64, max_tokens=32),
+            ),
+        ),
+        corpus=Corpus(labels=LabelSet(()), train=(), dev=(), sha256="", raw=RawCorpus(fixed=TEXTS, dev_fraction=0.4)),
+        tokenizer=tokenizer,
+        config=ModelConfig(encoder=encoder, heads=Heads(language_model=LanguageModelConfig())),
+        weights={},
+        folder=folder,
+    )
+    whole = replace(named, config=teacher.config).bundle(dict(teacher.state_dict()), {})
+    whole.save(folder / "teacher")
+    return named
+
+
+def test_points_are_powers_of_two_and_the_last() -> None:
+    assert [epoch for epoch in range(25) if is_point(epoch, 24)] == [0, 1, 2, 4, 8, 16, 24]
+
+
+# ---- measures
+
+
+class Fixed(nn.Module):
+    """Hidden states that are a token's row of a table."""
+
+    def __init__(self, table_VD: Tensor) -> None:
+        super().__init__()
+        self.token_embedding = nn.Embedding.from_pretrained(table_VD)
+
+    def forward(self, batch: Batch) -> Tensor:
+        return cast(Tensor, self.token_embedding(batch.token_ids_BL))
+
+
+def cosine_of(setup: Setup, own_VD: Tensor, other_VD: Tensor) -> float:
+    config = SimpleNamespace(max_tokens=32)
+    objective = SimpleNamespace(encoder=Fixed(own_VD), teacher=Fixed(other_VD), config=config)
+    return centred_cosine(setup, cast(DistillationObjective, objective))
+
+
+def test_the_cosine_is_of_states_less_their_means(setup: Setup) -> None:
+    own_VD, other_VD = torch.randn(2, setup.tokenizer.vocab_size, 4, generator=torch.Generator().manual_seed(0))
+    assert cosine_of(setup, own_VD, 3.0 * own_VD + 7.0) == pytest.approx(1.0, abs=1e-6)
+    assert cosine_of(setup, own_VD, 7.0 - own_VD) == pytest.approx(-1.0, abs=1e-6)
+    held_out = setup.corpus.raw.dev_texts()
+    assert 1 < len(held_out) < len(TEXTS)
+    tokens = [token for text in held_out for token in setup.tokenizer.encode_batch([text])[0].token_ids]
+    cosines = [
+        sum(a * b for a, b in zip(x, y, strict=True)) / (math.hypot(*x) * math.hypot(*y))
+        for x, y in zip(by_hand(own_VD, tokens), by_hand(other_VD, tokens), strict=True)
+    ]
+    assert cosine_of(setup, own_VD, other_VD) == pytest.approx(sum(cosines) / len(cosines), abs=1e-6)
+
+
+def by_hand(table_VD: Tensor, tokens: list[int]) -> list[list[float]]:
+    rows = [table_VD[token].tolist() for token in tokens]
+    means = [sum(column) / len(rows) for column in zip(*rows, strict=True)]
+    return [[value - mean for value, mean in zip(row, means, strict=True)] for row in rows]
+
+
+def test_masked_accuracy_counts_tokens_not_batches() -> None:
+    """Two of three named in the one batch, none of one in the other: 2 of 4, not the mean of 2/3 and 0."""
+    answers = {
+        "first": (torch.eye(5)[[1, 2, 3]], torch.tensor([1, 2, 4])),
+        "second": (torch.eye(5)[[0]], torch.tensor([4])),
+    }
+    objective = SimpleNamespace(dev_batches=list(answers), predict=answers.__getitem__)
+    assert masked_accuracy(cast(MaskedLanguageModelObjective, objective)) == 0.5
+
+
+# ---- stop and resume
+
+Point = tuple[object, str]
+
+
+def points(folder: Path) -> dict[str, Point]:
+    """What every kept bundle says of itself, and the SHA-256 of its weights."""
+    manifests = {path.name: read_manifest(path) for path in sorted(folder.glob("epoch-*"))}
+    return {name: (each.metrics, each.files["model.safetensors"].sha256) for name, each in manifests.items()}
+
+
+@pytest.fixture(scope="module")
+def unbroken(setup: Setup, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Point]:
+    folder = tmp_path_factory.mktemp("unbroken")
+    assert adapt(setup, folder, FOREVER_S)
+    return points(folder)
+
+
+def test_a_run_keeps_its_points_with_what_was_measured(unbroken: dict[str, Point]) -> None:
+    assert list(unbroken) == ["epoch-000", "epoch-001", "epoch-002", "epoch-004", "epoch-005"]
+    metrics = [cast(dict[str, float], metrics) for metrics, _ in unbroken.values()]
+    assert [each["epoch"] for each in metrics] == [0, 1, 2, 4, 5]
+    tokens = [each["num_tokens"] for each in metrics]
+    assert tokens[0] == 0
+    assert tokens == sorted(set(tokens))
+    assert len({sha256 for _, sha256 in unbroken.values()}) == len(unbroken)
+
+
+def test_a_stopped_run_goes_on_to_the_same_points(setup: Setup, unbroken: dict[str, Point], tmp_path: Path) -> None:
+    calls = 1
+    while not adapt(setup, tmp_path, AT_ONCE_S):
+        calls += 1
+    assert calls == setup.run.epochs
+    assert points(tmp_path) == unbroken
+
+
+@pytest.mark.parametrize(("owner", "name"), [(State, "save"), (adaptation, "keep_point"), (adaptation, "_write_whole")])
+@pytest.mark.parametrize("call", [1, 3])
+@pytest.mark.parametrize("after", [False, True])
+def test_a_killed_run_goes_on_to_the_same_points(
+    owner: object,
+    name: str,
+    call: int,
+    after: bool,
+    setup: Setup,
+    unbroken: dict[str, Point],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Killed as an epoch is put down, before or after its snapshot, its point or its tokens."""
+    monkeypatch.setattr(owner, name, killed(getattr(owner, name), call, after))
+    with pytest.raises(KeyboardInterrupt):
+        adapt(setup, tmp_path, FOREVER_S)
+    monkeypatch.undo()
+    assert points(tmp_path) != unbroken
+    assert adapt(setup, tmp_path, FOREVER_S)
+    assert points(tmp_path) == unbroken
+
+
+def killed(function: Callable[..., None], call: int, after: bool) -> Callable[..., None]:
+    """The function, which ends the run before or after its work when it is called for that time."""
+    calls: list[object] = []
+
+    def run(*arguments: object) -> None:
+        calls.append(arguments)
+        if len(calls) < call or after:
+            function(*arguments)
+        if len(calls) == call:
+            raise KeyboardInterrupt
+
+    return run
