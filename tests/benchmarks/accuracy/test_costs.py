@@ -11,7 +11,7 @@ import torch
 
 from benchmarks.accuracy import costs
 from benchmarks.accuracy.costs import Cost, run_measured
-from benchmarks.processes import Finished
+from benchmarks.processes import Finished, run_module
 
 MODULE = """\
 import sys
@@ -74,7 +74,7 @@ def test_a_module_that_fails_fails_without_a_cost(
 
 def test_the_command_runs_a_module_as_a_process_does() -> None:
     """The real child: a processor's torch has allocated nothing on a GPU."""
-    output = costs.run_module("benchmarks.accuracy.costs", ["calendar", "2026", "1"]).output
+    output = run_module("benchmarks.accuracy.costs", ["calendar", "2026", "1"]).output
     assert "January 2026" in output
     cost = json.loads(output.splitlines()[-1])
     assert sorted(cost) == ["clock", "peak_mib", "seconds"]
