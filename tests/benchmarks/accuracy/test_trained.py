@@ -15,7 +15,7 @@ from tests.training.runs import setup_of
 from training.sample import sample_documents
 
 
-@pytest.mark.parametrize("head", ["global_pointer", "crf"])
+@pytest.mark.parametrize("head", ["global_pointer", "token_classification"])
 def test_a_head_is_trained_and_measured(head: Head, tmp_path: Path) -> None:
     documents = sample_documents(24)
     labels = sorted({entity.label for document in documents for entity in document.entities})
@@ -28,15 +28,19 @@ def test_a_head_is_trained_and_measured(head: Head, tmp_path: Path) -> None:
     write_documents(documents, tmp_path / "texts.jsonl")
     settings = [
         "device=cpu",
-        "epochs=2",
+        "epochs=30",
+        "optimizer.lr=2e-2",
+        "optimizer.head_lr=2e-2",
+        "batch.tokens=128",
         f'model.start_from="{tmp_path}/start"',
         f'data.train=[{{ path = "{tmp_path}/texts.jsonl" }}]',
         f'data.dev=[{{ path = "{tmp_path}/texts.jsonl" }}]',
     ]
     options = [part for setting in settings for part in ("--set", setting)]
     trained = train(head, options, documents, tmp_path / "run")
-    assert trained.selected_epoch in (1, 2)
-    assert (trained.rule in RULES) == (head == "crf")
+    assert 1 < trained.selected_epoch <= 30
+    assert (trained.rule in RULES) == (head == "token_classification")
+    assert trained.selection_f1 > 0.3
     # What chose the epoch is here what the head is measured on, so both are the same F1.
     assert trained.report.micro.f1 == pytest.approx(trained.selection_f1, abs=1e-12)
     assert trained.report.micro.num_gold == sum(len(document.entities) for document in documents)
