@@ -1,0 +1,91 @@
+"""Lossless enlargement: a bundle in, a larger bundle out that computes the same function, every head included.
+
+Wider first (`width`), with copies that may part (`symmetry`), then deeper (`depth`); `verification` measures two
+bundles against each other. Knows no file and no training run.
+
+Source: kexue.fm/archives/8444, with the factors of bias and epsilon put right.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+
+from ner_service.bundle import Bundle
+from ner_service.errors import ConfigError
+from ner_service.model.config import EncoderConfig, RoFormerConfig, RoFormerV2Config
+from training.enlargement.depth import deepen
+from training.enlargement.symmetry import Symmetry, Weights
+from training.enlargement.width import Grown, Scheme, widen
+
+__all__ = ["Plan", "Scheme", "Symmetry", "enlarge"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """How a model grows: `width_factor` times as wide and `num_layers` deep, None for as deep as it is.
+
+    `scheme` says what becomes of attention: `more_heads` has `width_factor` times the heads, each as wide as before;
+    `wider_heads` as many heads, each `width_factor` times as wide. `symmetry` is how the copies of a channel are told
+    apart: `shares` divides every weight among them by chance, `noise` adds to them what sums to zero, `equal` leaves
+    them equal, so that they learn the same for ever.
+    """
+
+    width_factor: int = 1
+    num_layers: int | None = None
+    scheme: Scheme = "more_heads"
+    symmetry: Symmetry = "shares"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.width_factor < 1:
+            raise ValueError(f"width_factor: found {self.width_factor}, expected 1 or more")
+
+
+def enlarge(bundle: Bundle, plan: Plan) -> Bundle:
+    """A larger bundle whose every head gives the same outputs, its weights in single precision.
+
+    Tokenizer, labels, window, thresholds, calibration and metrics stay as they are.
+
+    Raises:
+        ConfigError: another encoder than 'roformer' and 'roformer_v2', a weight that is not known, or fewer layers
+            than there are.
+    """
+    manifest = bundle.manifest
+    small = known_encoder(manifest.model.encoder)
+    num_layers = small.num_layers if plan.num_layers is None else plan.num_layers
+    if num_layers < small.num_layers:
+        raise ConfigError(f"num_layers: found {num_layers}, expected at least the bundle's own {small.num_layers}")
+    latent = manifest.model.heads.latent
+    generator = torch.Generator().manual_seed(plan.seed)
+    weights: Weights = {
+        name: tensor.double() if tensor.is_floating_point() else tensor for name, tensor in bundle.weights.items()
+    }
+    grown = Grown(small, plan.width_factor, plan.scheme)
+    if plan.width_factor > 1:
+        weights = widen(weights, grown, plan.symmetry, generator)
+    weights = deepen(weights, grown.encoder, num_layers, latent.num_latents if latent else 0, generator)
+    model = replace(manifest.model, encoder=replace(grown.encoder, num_layers=num_layers))
+    return replace(
+        bundle,
+        manifest=replace(manifest, model=model),
+        weights={
+            name: tensor.float() if tensor.is_floating_point() else tensor.clone() for name, tensor in weights.items()
+        },
+    )
+
+
+def known_encoder(encoder: EncoderConfig) -> RoFormerConfig | RoFormerV2Config:
+    """The encoder, if it is one that can grow.
+
+    Raises:
+        ConfigError: it is not; names its kind.
+    """
+    match encoder:
+        case RoFormerConfig() | RoFormerV2Config():
+            return encoder
+        case _:
+            raise ConfigError(
+                f"enlarge: found an encoder of kind {encoder.kind!r}, expected 'roformer' or 'roformer_v2'"
+            )
