@@ -11,7 +11,9 @@ from typing import Literal
 class RoFormerConfig:
     """RoFormer: BERT's post-LayerNorm encoder with rotary positions in place of position embeddings.
 
-    Source: Su et al., RoFormer (arXiv 2104.09864). Field by field as Hugging Face's `RoFormerConfig`.
+    With two axes, tokens of a page are turned by their places on it, and texts as with one.
+
+    Source: Su et al., RoFormer (arXiv 2104.09864). Field by field as Hugging Face's `RoFormerConfig`, but for the axes.
     """
 
     kind: Literal["roformer"] = "roformer"
@@ -27,14 +29,15 @@ class RoFormerConfig:
     num_token_types: int = 2
     layer_norm_eps: float = 1e-12
     rotary_value: bool = False
+    num_axes: Literal[1, 2] = 1
 
     def __post_init__(self) -> None:
-        _check_heads(self.hidden_size, self.num_heads)
+        _check_heads(self.hidden_size, self.num_heads, self.num_axes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoFormerV2Config:
-    """RoFormerV2: no bias anywhere, RMSNorm without gain, ReLU.
+    """RoFormerV2: no bias anywhere, RMSNorm without gain, ReLU. Axes as of `RoFormerConfig`.
 
     Source: kexue.fm/archives/8998.
     """
@@ -49,9 +52,82 @@ class RoFormerV2Config:
     attention_dropout: float = 0.1
     num_token_types: int = 2
     layer_norm_eps: float = 1e-12
+    num_axes: Literal[1, 2] = 1
 
     def __post_init__(self) -> None:
-        _check_heads(self.hidden_size, self.num_heads)
+        _check_heads(self.hidden_size, self.num_heads, self.num_axes)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GMLPConfig:
+    """gMLP: tokens are mixed by a gate, a convolution of `kernel_size` tokens; `intermediate_size` is split in two.
+
+    With an `attention_size` the gate has a head of attention of that width beside it, which makes it an aMLP.
+
+    Source: Liu et al., Pay Attention to MLPs (arXiv 2105.08050).
+    """
+
+    kind: Literal["gmlp"] = "gmlp"
+    vocab_size: int
+    hidden_size: int
+    num_layers: int
+    intermediate_size: int
+    kernel_size: int = 31
+    attention_size: int = 0
+    dropout: float = 0.1
+    layer_norm_eps: float = 1e-12
+
+    def __post_init__(self) -> None:
+        if self.intermediate_size % 2 or self.kernel_size % 2 == 0 or self.attention_size < 0:
+            raise ValueError(
+                f"intermediate_size {self.intermediate_size}, kernel_size {self.kernel_size}, attention_size "
+                f"{self.attention_size}: expected an even number, an odd one, and 0 or more"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FNetConfig:
+    """FNet: tokens are mixed by a Fourier transform.
+
+    Source: Lee-Thorp et al., FNet (arXiv 2105.03824).
+    """
+
+    kind: Literal["fnet"] = "fnet"
+    vocab_size: int
+    hidden_size: int
+    num_layers: int
+    intermediate_size: int
+    dropout: float = 0.1
+    layer_norm_eps: float = 1e-12
+
+    def __post_init__(self) -> None:
+        _check_sinusoids(self.hidden_size)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HyperMixerConfig:
+    """HyperMixer: tokens are mixed by a network of `mixing_size`, over all heads, which the tokens themselves make.
+
+    Source: Mai et al., HyperMixer (arXiv 2203.03691).
+    """
+
+    kind: Literal["hypermixer"] = "hypermixer"
+    vocab_size: int
+    hidden_size: int
+    num_layers: int
+    num_heads: int
+    mixing_size: int
+    intermediate_size: int
+    dropout: float = 0.1
+    layer_norm_eps: float = 1e-12
+
+    def __post_init__(self) -> None:
+        _check_sinusoids(self.hidden_size)
+        if self.hidden_size % self.num_heads or self.mixing_size % self.num_heads:
+            raise ValueError(
+                f"hidden_size {self.hidden_size} and mixing_size {self.mixing_size} over num_heads {self.num_heads}: "
+                "expected heads of one width"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,13 +147,13 @@ _POSITIONS_AFTER_PADDING = frozenset(
 )
 """RoBERTa and those made after it: the first token stands at position `pad_token_id` + 1."""
 
-EncoderConfig = RoFormerConfig | RoFormerV2Config | HuggingFaceConfig
+EncoderConfig = RoFormerConfig | RoFormerV2Config | GMLPConfig | FNetConfig | HyperMixerConfig | HuggingFaceConfig
 
 
 def longest_text(config: EncoderConfig) -> int | None:
     """How many tokens an encoder can read at once, special ones among them; None: no limit, or none is given."""
     if not isinstance(config, HuggingFaceConfig):
-        return None  # rotary positions have no end
+        return None  # positions that are computed have no end
     positions = config.config.get("max_position_embeddings")
     if not isinstance(positions, int) or positions < 1:  # XLNet writes -1
         return None
@@ -154,9 +230,19 @@ class ModelConfig:
     heads: Heads
 
 
-def _check_heads(hidden_size: int, num_heads: int) -> None:
+def _check_heads(hidden_size: int, num_heads: int, num_axes: int) -> None:
     if hidden_size % num_heads or (hidden_size // num_heads) % 2:
         raise ValueError(
             f"hidden_size {hidden_size} over num_heads {num_heads}: expected heads of one even width, "
             "rotary positions turn pairs of channels"
         )
+    if (hidden_size // num_heads) % (2 * num_axes):
+        raise ValueError(
+            f"hidden_size {hidden_size} over num_heads {num_heads} with num_axes {num_axes}: expected heads of a width "
+            f"that {2 * num_axes} divides, as many pairs of channels for each axis"
+        )
+
+
+def _check_sinusoids(hidden_size: int) -> None:
+    if hidden_size % 2:
+        raise ValueError(f"hidden_size is {hidden_size}, expected an even number: positions are pairs of channels")

@@ -10,7 +10,15 @@ from torch import Tensor, nn
 from ner_service.errors import ConfigError
 from ner_service.model.attention import KeyValueCache
 from ner_service.model.batch import Batch
-from ner_service.model.config import EncoderConfig, HuggingFaceConfig, RoFormerConfig, RoFormerV2Config
+from ner_service.model.config import (
+    EncoderConfig,
+    FNetConfig,
+    GMLPConfig,
+    HuggingFaceConfig,
+    HyperMixerConfig,
+    RoFormerConfig,
+    RoFormerV2Config,
+)
 
 
 class Encoder(Protocol):
@@ -65,6 +73,18 @@ def build_encoder(config: EncoderConfig) -> nn.Module:
             from ner_service.model.encoders.roformer_v2 import RoFormerV2
 
             return RoFormerV2(config)
+        case GMLPConfig():
+            from ner_service.model.encoders.gmlp import GMLP
+
+            return GMLP(config)
+        case FNetConfig():
+            from ner_service.model.encoders.fnet import FNet
+
+            return FNet(config)
+        case HyperMixerConfig():
+            from ner_service.model.encoders.hypermixer import HyperMixer
+
+            return HyperMixer(config)
         case HuggingFaceConfig():
             try:
                 from ner_service.model.encoders.huggingface import HuggingFaceEncoder

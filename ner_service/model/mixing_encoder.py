@@ -1,0 +1,85 @@
+"""The walk through an encoder whose layers mix tokens without attending under a mask, and what such layers share.
+
+A text is mixed as a whole, so padding and neighbours are kept out immediately before every mixing: a LayerNorm's bias
+would revive a zero. Knows no embedding and no kind of layer. Shapes: B rows, L tokens, D hidden.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+from ner_service.model.batch import Batch, PackedMask, PaddingMask
+from ner_service.model.rotary import rotary_table
+
+
+class MixingEncoder(nn.Module):
+    """Token ids to hidden states [B, L, D]; an encoder brings its embeddings and its layers.
+
+    A layer takes hidden states, the batch, and what `context` makes of the batch once for all layers. What leaves the
+    last one goes through `norm`.
+    """
+
+    walks: bool = False
+    hidden_size: int
+    num_layers: int
+    layers: nn.ModuleList
+    norm: nn.Module
+
+    def embed(self, batch: Batch) -> Tensor:
+        """What the first layer reads, [B, L, D]."""
+        raise NotImplementedError
+
+    def context(self, batch: Batch) -> tuple[Tensor, ...]:
+        """What every layer reads beside hidden states and batch."""
+        return ()
+
+    def states(self, batch: Batch) -> Iterator[Tensor]:
+        """Hidden states [B, L, D] that enter each layer, then those that leave the last.
+
+        Raises:
+            TypeError: the batch has a mask under which texts are not read as a whole.
+        """
+        if not isinstance(batch.mask, PaddingMask | PackedMask):
+            found = type(batch.mask).__name__
+            raise TypeError(f"{type(self).__name__} reads whole texts, padded or packed; found a {found}")
+        hidden_BLD, context = self.embed(batch), self.context(batch)
+        for layer in self.layers:
+            yield hidden_BLD
+            hidden_BLD = layer(hidden_BLD, batch, *context)
+        yield self.norm(hidden_BLD)
+
+    def forward(self, batch: Batch) -> Tensor:
+        for hidden_BLD in self.states(batch):
+            last_BLD = hidden_BLD
+        return last_BLD
+
+
+def over_texts(mix: Callable[..., Tensor], batch: Batch, *tensors: Tensor) -> Tensor:
+    """`mix` of tensors [B, L, ...], without padding and neighbours.
+
+    Of a padded batch `mix` sees all rows at once, zeros in place of their padding; of a packed one a text at a time, as
+    one row. So it must be a mixing to which zeros behind a text add nothing.
+    """
+    if isinstance(batch.mask, PackedMask):
+        texts = zip(*(tensor.split(batch.lengths, dim=1) for tensor in tensors), strict=True)
+        return torch.cat([mix(*text) for text in texts], dim=1)
+    assert isinstance(batch.mask, PaddingMask)
+    valid_BL = batch.mask.valid_BL
+    return mix(*tensors) if valid_BL is None else mix(*(_zero_padding(tensor, valid_BL) for tensor in tensors))
+
+
+def sinusoids(batch: Batch, width: int, dtype: torch.dtype) -> Tensor:
+    """Places in the order of a text as cosines and sines of the angles of rotary positions, [B, L, width].
+
+    There is no last one. Source: Vaswani et al., Attention Is All You Need (arXiv 1706.03762), in another order of channels.
+    """
+    table = rotary_table(batch.order_BL, width, dtype)
+    return torch.view_as_real(table).flatten(-2).to(dtype)
+
+
+def _zero_padding(tensor: Tensor, valid_BL: Tensor) -> Tensor:
+    """Filled, not multiplied: what is not a number stays none under a product with 0."""
+    return tensor.masked_fill(~valid_BL.view(*valid_BL.shape, *[1] * (tensor.dim() - 2)), 0.0)
