@@ -127,7 +127,7 @@ def main() -> None:
     recognizer.require_head("spans")
     assert recognizer.model.spans is not None
     batch = pad(token_rows(recognizer), recognizer.tokenizer.pad_id)
-    projection = recognizer.model.spans.project(recognizer.model.encoder(batch), batch.position_BL)
+    projection = recognizer.model.spans.project(recognizer.model.encoder(batch), batch.order_BL)
     efficient = enlarged(projection, NUM_LABELS)
     cutoffs = torch.tensor(recognizer.cutoffs(RecognizeOptions()))
     cutoff_C = cutoffs[torch.arange(NUM_LABELS) % len(cutoffs)]

@@ -3,6 +3,7 @@
     NerServiceError
     ├── CallerError                  the caller can mend it
     │   ├── InvalidTextError         invalid_text          not Unicode text (a lone surrogate)
+    │   ├── InvalidPageError         invalid_page          a page whose words or boxes are none: names the word
     │   ├── TextTooLongError         text_too_long         over a limit that the caller knows
     │   ├── TooManyCandidatesError   too_many_candidates   a threshold so low that nearly every span is an answer
     │   ├── UnknownLabelError        unknown_label         a label that the model does not have
@@ -38,6 +39,21 @@ class InvalidTextError(CallerError):
     """The text is not well-formed Unicode."""
 
     code = "invalid_text"
+
+
+class InvalidPageError(CallerError):
+    """A page whose words, boxes or size cannot be.
+
+    `pointer` is a JSON pointer from the page on, without a slash in front: "boxes/3/2". The keys are those of a page in
+    JSON: `words`, `boxes`, `page`. `detail` names the word, what was found and what was expected.
+    """
+
+    code = "invalid_page"
+
+    def __init__(self, pointer: str, detail: str) -> None:
+        super().__init__(f"{pointer}: {detail}")
+        self.pointer = pointer
+        self.detail = detail
 
 
 class TextTooLongError(CallerError):

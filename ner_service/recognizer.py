@@ -21,13 +21,15 @@ from torch.nn import functional
 from ner_service.bundle import Bundle
 from ner_service.decoding import Calibration, Candidates, apply_overlap, decode
 from ner_service.errors import BundleError, ConfigError, MissingHeadError, NerServiceError, TooManyCandidatesError
+from ner_service.model.batch import Batch
 from ner_service.model.heads import Cells
 from ner_service.model.text_model import TextModel
 from ner_service.records import unstructure
+from ner_service.text.layout import windows_of
 from ner_service.text.planning import plan_groups
 from ner_service.text.tokenizer import TextTokenizer
-from ner_service.text.windows import merge, split
-from ner_service.types import Encoding, Entity, LabelSet, Recognition, RecognizeOptions, Window
+from ner_service.text.windows import merge
+from ner_service.types import Encoding, Entity, LabelSet, Page, Recognition, RecognizeOptions, Window
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -75,13 +77,13 @@ class Recognizer:
         """In what the model computes, as torch calls it: float32, ..."""
         return str(next(self.model.parameters()).dtype).removeprefix("torch.")
 
-    def encode(self, text: str) -> list[Window]:
-        """The windows of a text: one where it fits.
+    def encode(self, content: str | Page) -> list[Window]:
+        """The windows of a text or of a page, whose words are read in the order given: one where it fits.
 
         Raises:
             InvalidTextError: the text is not Unicode.
         """
-        return split(text, self.tokenizer, self.limits)
+        return windows_of(content, self.tokenizer, self.limits)
 
     def cutoffs(self, options: RecognizeOptions) -> tuple[float, ...]:
         """For each label the logit a span must exceed; +inf for a label that was not asked for.
@@ -106,10 +108,9 @@ class Recognizer:
     @torch.inference_mode()
     def forward(self, encodings: Sequence[Encoding], cutoffs: Sequence[tuple[float, ...]]) -> list[Candidates]:
         """Spans above their text's cut-offs, for as many encodings as given, in one pass through the encoder."""
-        batch = self.model.batch([encoding.token_ids for encoding in encodings], self.tokenizer.pad_id, self.device)
         inner = [_inner_tokens(encoding).to(self.device) for encoding in encodings]
-        cells = self.model.candidates(batch, inner, torch.tensor(cutoffs, device=self.device))
-        return [self._candidates(text) for text in cells]
+        cells = self.model.candidates(self._batch(encodings), inner, torch.tensor(cutoffs, device=self.device))
+        return [self._candidates(_of_words(own, encoding)) for own, encoding in zip(cells, encodings, strict=True)]
 
     def decode(
         self, windows: Sequence[Window], candidates: Sequence[Candidates], options: RecognizeOptions
@@ -141,20 +142,19 @@ class Recognizer:
             MissingHeadError: the model makes no vectors.
         """
         self.require_head("embedding")
-        batch = self.model.batch([encoding.token_ids for encoding in encodings], self.tokenizer.pad_id, self.device)
-        return functional.normalize(self.model.embed(batch).float(), dim=-1).cpu().numpy()
+        return functional.normalize(self.model.embed(self._batch(encodings)).float(), dim=-1).cpu().numpy()
 
     def pool(self, vectors_WE: Sequence[Vectors]) -> Vectors:
         """A text's unit vector [E] from those of its windows: the direction of their mean."""
         return functional.normalize(torch.from_numpy(np.mean(vectors_WE, axis=0)), dim=-1).numpy()
 
     def recognize(
-        self, texts: Sequence[str], options: RecognizeOptions | None = None
+        self, contents: Sequence[str | Page], options: RecognizeOptions | None = None
     ) -> list[Recognition | NerServiceError]:
-        """An answer, or the error of that text alone, for each text in order."""
+        """An answer, or the error of that one alone, for each text or page in order."""
         options = options or RecognizeOptions()
         cutoffs = self.cutoffs(options)
-        texts_windows = [_attempt(self.encode, text) for text in texts]
+        texts_windows = [_attempt(self.encode, content) for content in contents]
         windows = [window for item in texts_windows if not isinstance(item, NerServiceError) for window in item]
         stream = self._in_groups(windows, lambda group: self.forward(group, [cutoffs] * len(group)))
         return [
@@ -184,6 +184,11 @@ class Recognizer:
         found = unstructure(self.manifest.model.heads)
         if head not in found:
             raise MissingHeadError(head, tuple(found))
+
+    def _batch(self, encodings: Sequence[Encoding]) -> Batch:
+        token_ids = [encoding.token_ids for encoding in encodings]
+        positions = [encoding.positions for encoding in encodings]
+        return self.model.batch(token_ids, self.tokenizer.pad_id, self.device, positions)
 
     def _in_groups(self, windows: Sequence[Window], step: Callable[[list[Encoding]], Iterable[T]]) -> Iterator[T]:
         """What `step` says of each window, in order; it gets windows of like length, as many as fit at a time."""
@@ -218,8 +223,19 @@ def pick_device(name: str) -> torch.device:
 
 
 def _inner_tokens(encoding: Encoding) -> torch.Tensor:
-    """Indices of the tokens that cover characters: an entity starts and ends at these alone."""
+    """Indices of the tokens where an entity may start or end: those of characters, on a page those that bound words."""
+    if encoding.words is not None:
+        return torch.tensor(sorted({token for word in encoding.words for token in word}), dtype=torch.long)
     return torch.tensor([i for i, (start, end) in enumerate(encoding.offsets) if start < end], dtype=torch.long)
+
+
+def _of_words(cells: Cells, encoding: Encoding) -> Cells:
+    """On a page, the cells that start with a word's first token and end with a word's last; in a text, all of them."""
+    if encoding.words is None:
+        return cells
+    first, last = torch.tensor(encoding.words, dtype=torch.long, device=cells.start_N.device).reshape(-1, 2).T
+    kept = torch.isin(cells.start_N, first) & torch.isin(cells.end_N, last)
+    return Cells(cells.label_N[kept], cells.start_N[kept], cells.end_N[kept], cells.score_N[kept])
 
 
 def _attempt(step: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T | NerServiceError:

@@ -1,15 +1,25 @@
 """Plain frozen data that every room speaks of. Standard library only; knows no tensor, no file, no web.
 
-Offsets are code points, half-open: `text[start:end]` is the mention.
+Offsets are code points, half-open: `text[start:end]` is the mention. A page is read as the text of its words, so inside
+there are only code points; word indices exist where pages come in and answers go out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import math
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate, pairwise
 from typing import Literal
 
-from ner_service.errors import ConfigError, UnknownLabelError
+from ner_service.errors import ConfigError, InvalidPageError, UnknownLabelError
+
+Box = tuple[float, float, float, float]
+"""x0, y0, x1, y1 of a word: left, top, right, bottom, counted from the page's upper left corner."""
+
+_CORNERS = ("x0", "y0", "x1", "y1")
+_SIDES = ("width", "height")
 
 OffsetUnit = Literal["codepoint", "utf16", "utf8"]
 OverlapPolicy = Literal["all", "nested", "flat", "longest"]
@@ -32,8 +42,67 @@ class Entity:
 
 
 @dataclass(frozen=True, slots=True)
+class Page:
+    """Words of a page in the order in which they are read, a box each, and the page's width and height.
+
+    Lengths are in any one unit (pixels, points): the model counts in widths of characters and heights of lines. A word
+    is whatever has one box; it may hold white space, but not at its ends.
+
+    Raises:
+        InvalidPageError: names the word, what was found and what was expected.
+    """
+
+    words: tuple[str, ...]
+    boxes: tuple[Box, ...]
+    size: tuple[float, float]
+
+    def __post_init__(self) -> None:
+        for axis, length in enumerate(self.size):
+            if not (math.isfinite(length) and length > 0):
+                raise InvalidPageError(f"page/{axis}", f"found {length}, expected a length above 0")
+        if len(self.boxes) != len(self.words):
+            raise InvalidPageError(
+                "boxes", f"found {len(self.boxes)} boxes, expected {len(self.words)}, one for each word"
+            )
+        for index, word in enumerate(self.words):
+            _check_word(index, word)
+        for index, box in enumerate(self.boxes):
+            _check_box(index, box, self.size)
+
+    @property
+    def text(self) -> str:
+        """The words, a space between each two."""
+        return " ".join(self.words)
+
+    def ranges(self) -> tuple[tuple[int, int], ...]:
+        """The code points of each word in `text`, half-open."""
+        ends = list(accumulate((len(word) + 1 for word in self.words), initial=0))
+        return tuple((start, end - 1) for start, end in pairwise(ends))
+
+    def reordered(self, order: Sequence[int]) -> Page:
+        """The page with its words in another order: `order[i]` is the index, here, of the word that comes i-th."""
+        words = tuple(self.words[index] for index in order)
+        return Page(words, tuple(self.boxes[index] for index in order), self.size)
+
+
+def words_to_codepoints(page: Page, first: int, end: int) -> tuple[int, int]:
+    """The code points of the words `[first, end)` of a page; there must be at least one."""
+    ranges = page.ranges()
+    return ranges[first][0], ranges[end - 1][1]
+
+
+def codepoints_to_words(page: Page, start: int, end: int) -> tuple[int, int]:
+    """The words of a page that have a code point in `[start, end)`, as a half-open range of indices."""
+    ranges = page.ranges()
+    first = bisect_right(ranges, start, key=lambda word: word[1])
+    return first, max(first, bisect_left(ranges, end, key=lambda word: word[0]))
+
+
+@dataclass(frozen=True, slots=True)
 class Document:
     """A text and its entities: what a reader yields, a model is trained on and an evaluation compares with.
+
+    A document may be a `page`, and then `text` is the page's: entities are code points of it there as well.
 
     `annotated` names the labels that the annotators looked for; None means every label. A label outside it is
     neither present nor absent: no negative in training, no false positive in evaluation.
@@ -48,6 +117,16 @@ class Document:
     annotated: frozenset[str] | None = None
     flat: bool = False
     metadata: Mapping[str, object] = field(default_factory=dict, compare=False)
+    page: Page | None = None
+
+    def __post_init__(self) -> None:
+        if self.page is not None and self.page.text != self.text:
+            raise ValueError("found a text other than the page's, expected the words of the page")
+
+    @property
+    def content(self) -> str | Page:
+        """What a model reads of it."""
+        return self.text if self.page is None else self.page
 
 
 class LabelSet:
@@ -98,10 +177,17 @@ class Encoding:
 
     `offsets[i]` is the half-open range of code points that token i covers. An empty range belongs to a special token:
     it covers no character, so no entity starts or ends there.
+
+    On a page a token has a place, `positions[i]`, x in widths of characters and y in heights of lines; in a plain text
+    token i stands at (i, i). `words` holds the first and the last token of each word that lies whole in the encoding:
+    on a page an entity starts with the first token of a word and ends with the last of one. In a plain text any token
+    will do.
     """
 
     token_ids: tuple[int, ...]
     offsets: tuple[tuple[int, int], ...]
+    positions: tuple[tuple[float, float], ...] | None = None
+    words: tuple[tuple[int, int], ...] | None = None
 
     def __len__(self) -> int:
         return len(self.token_ids)
@@ -163,3 +249,33 @@ class Recognition:
     entities: tuple[Entity, ...]
     num_windows: int
     num_tokens: int
+
+
+def _check_word(index: int, word: str) -> None:
+    pointer = f"words/{index}"
+    if not word:
+        raise InvalidPageError(pointer, f"word {index}: found an empty word, expected at least one character")
+    if word != word.strip():
+        raise InvalidPageError(pointer, f"word {index}: found white space at its ends, expected none")
+    surrogate = next((character for character in word if "\ud800" <= character <= "\udfff"), None)
+    if surrogate is not None:
+        found = f"a lone surrogate U+{ord(surrogate):04X}"
+        raise InvalidPageError(pointer, f"word {index}: found {found}, expected Unicode text")
+
+
+def _check_box(index: int, box: Box, size: tuple[float, float]) -> None:
+    for corner, value in enumerate(box):
+        pointer, where = f"boxes/{index}/{corner}", f"box of word {index}: found {_CORNERS[corner]} = {value}"
+        if not math.isfinite(value):
+            raise InvalidPageError(pointer, f"{where}, expected a finite number")
+        if value < 0:
+            raise InvalidPageError(pointer, f"{where}, expected 0 or more")
+        if value > size[corner % 2]:
+            raise InvalidPageError(
+                pointer, f"{where}, expected at most {size[corner % 2]}, the page's {_SIDES[corner % 2]}"
+            )
+    for low, high in ((0, 2), (1, 3)):
+        if box[high] < box[low]:
+            found = f"{_CORNERS[low]} = {box[low]} and {_CORNERS[high]} = {box[high]}"
+            expected = f"expected {_CORNERS[low]} <= {_CORNERS[high]}"
+            raise InvalidPageError(f"boxes/{index}/{high}", f"box of word {index}: found {found}, {expected}")

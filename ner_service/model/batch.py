@@ -3,7 +3,7 @@
 A packed row wastes nothing on padding and is what CPUs like; a padded rectangle keeps the number of kernels small and
 is what GPUs like. Every encoder of ours gives the same hidden states for both.
 
-Knows token ids and lengths; knows no text and no label. Shapes: B rows, L tokens.
+Knows token ids, places and lengths; knows no text and no label. Shapes: B rows, L tokens, P axes of a place.
 """
 
 from __future__ import annotations
@@ -52,15 +52,23 @@ class UniLMMask:
         return (order_BL[:, None, :] <= order_BL[:, :, None]) & self.valid_BL[:, None, :]
 
 
+Places = Sequence[tuple[float, float]]
+"""Where each token of a page stands."""
+
 Mask = PaddingMask | PackedMask | CausalMask | UniLMMask
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """What an encoder reads. Positions count from 0 within each text; without segments every token is of type 0."""
+    """What an encoder reads. `order_BL` counts from 0 within each text; without segments every token is of type 0.
+
+    `position_BLP` is where tokens stand: one axis, that of the order, or two where a page is among the texts; there a
+    text's token n stands at (n, n).
+    """
 
     token_ids_BL: Tensor
-    position_BL: Tensor
+    order_BL: Tensor
+    position_BLP: Tensor
     mask: Mask
     lengths: tuple[int, ...]
     segment_BL: Tensor | None = None
@@ -84,28 +92,40 @@ class Batch:
         return _valid(self.token_ids_BL, self.lengths)
 
 
-def pad(token_ids: Sequence[Sequence[int]], pad_id: int, device: torch.device | str = "cpu") -> Batch:
-    """One text a row, the shorter ones filled up with `pad_id` on the right."""
+def pad(
+    token_ids: Sequence[Sequence[int]],
+    pad_id: int,
+    device: torch.device | str = "cpu",
+    positions: Sequence[Places | None] | None = None,
+) -> Batch:
+    """One text a row, the shorter ones filled up with `pad_id` on the right; `positions` are those of pages."""
     token_ids_BL, lengths = _rows(token_ids, pad_id)
+    order_BL = _orders(token_ids_BL)
     valid_BL = None if min(lengths) == max(lengths) else _valid(token_ids_BL, lengths).to(device)
     return Batch(
         token_ids_BL=token_ids_BL.to(device),
-        position_BL=_positions(token_ids_BL).to(device),
+        order_BL=order_BL.to(device),
+        position_BLP=_positions(order_BL, [(row, 0) for row in range(len(lengths))], positions).to(device),
         mask=PaddingMask(valid_BL),
         lengths=lengths,
     )
 
 
-def pack(token_ids: Sequence[Sequence[int]], device: torch.device | str = "cpu") -> Batch:
-    """All texts end to end in one row."""
+def pack(
+    token_ids: Sequence[Sequence[int]],
+    device: torch.device | str = "cpu",
+    positions: Sequence[Places | None] | None = None,
+) -> Batch:
+    """All texts end to end in one row; `positions` are those of pages."""
     lengths = tuple(len(ids) for ids in token_ids)
     ends = torch.tensor(lengths).cumsum(0).tolist()
     bounds = tuple((end - length, end) for end, length in zip(ends, lengths, strict=True))
     row = torch.tensor([token for ids in token_ids for token in ids], dtype=torch.long)
-    position = torch.cat([torch.arange(length) for length in lengths])
+    order_BL = torch.cat([torch.arange(length) for length in lengths])[None]
     return Batch(
         token_ids_BL=row[None].to(device),
-        position_BL=position[None].to(device),
+        order_BL=order_BL.to(device),
+        position_BLP=_positions(order_BL, [(0, start) for start, _ in bounds], positions).to(device),
         mask=PackedMask(bounds),
         lengths=lengths,
     )
@@ -116,9 +136,11 @@ def pad_targets(
 ) -> Batch:
     """Texts to be written from left to right: padded rows of segment 1 under a causal mask."""
     token_ids_BL, lengths = _rows(token_ids, pad_id)
+    order_BL = (_orders(token_ids_BL) + first_position).to(device)
     return Batch(
         token_ids_BL=token_ids_BL.to(device),
-        position_BL=(_positions(token_ids_BL) + first_position).to(device),
+        order_BL=order_BL,
+        position_BLP=order_BL[..., None],
         mask=CausalMask(),
         lengths=lengths,
         segment_BL=torch.ones_like(token_ids_BL).to(device),
@@ -130,13 +152,14 @@ def pad_pairs(
 ) -> Batch:
     """A source and its target a row, under UniLM's mask."""
     token_ids_BL, lengths = _rows([(*source, *target) for source, target in pairs], pad_id)
-    position_BL = _positions(token_ids_BL)
+    order_BL = _orders(token_ids_BL)
     starts = torch.tensor([len(source) for source, _ in pairs])
     valid_BL = _valid(token_ids_BL, lengths)
-    segment_BL = ((position_BL >= starts[:, None]) & valid_BL).long().to(device)
+    segment_BL = ((order_BL >= starts[:, None]) & valid_BL).long().to(device)
     return Batch(
         token_ids_BL=token_ids_BL.to(device),
-        position_BL=position_BL.to(device),
+        order_BL=order_BL.to(device),
+        position_BLP=order_BL[..., None].to(device),
         mask=UniLMMask(segment_BL, valid_BL.to(device)),
         lengths=lengths,
         segment_BL=segment_BL,
@@ -150,8 +173,21 @@ def _rows(token_ids: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, tupl
     return torch.tensor(rows, dtype=torch.long), lengths
 
 
-def _positions(token_ids_BL: Tensor) -> Tensor:
+def _orders(token_ids_BL: Tensor) -> Tensor:
     return torch.arange(token_ids_BL.shape[1]).expand(token_ids_BL.shape)
+
+
+def _positions(
+    order_BL: Tensor, firsts: Sequence[tuple[int, int]], positions: Sequence[Places | None] | None
+) -> Tensor:
+    """position_BLP: the order, but a page's own places from the row and column of its first token on."""
+    if positions is None or all(places is None for places in positions):
+        return order_BL[..., None]
+    position_BLP = order_BL[..., None].to(torch.float64).repeat(1, 1, 2)
+    for (row, first), places in zip(firsts, positions, strict=True):
+        if places is not None:
+            position_BLP[row, first : first + len(places)] = torch.tensor(places, dtype=torch.float64)
+    return position_BLP
 
 
 def _valid(token_ids_BL: Tensor, lengths: Sequence[int]) -> Tensor:

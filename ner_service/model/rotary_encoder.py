@@ -1,6 +1,6 @@
 """The walk through the layers of an encoder with rotary attention. Knows no embedding and no kind of layer.
 
-Shapes: B rows, L tokens, D hidden, K head width.
+Shapes: B rows, L tokens, D hidden, K head width, P axes of a position.
 """
 
 from __future__ import annotations
@@ -12,16 +12,18 @@ from torch import Tensor, nn
 
 from ner_service.model.attention import KeyValueCache, RotaryAttention
 from ner_service.model.batch import Batch
-from ner_service.model.rotary import rotary_table
+from ner_service.model.rotary import rotary_table_of_axes
 
 
 class RotaryEncoder(nn.Module):
     """Token ids to hidden states [B, L, D]; an encoder brings its embeddings and its layers.
 
     A layer takes hidden states, a table of angles, a mask and a cache or None, and has its attention as `attention`.
+    With two axes it reads where a page's tokens stand; with one, a page is a text in the order of its words.
     """
 
     walks: bool = True
+    num_axes: int
     head_size: int
     layers: nn.ModuleList
     type_embedding: nn.Embedding
@@ -39,7 +41,7 @@ class RotaryEncoder(nn.Module):
     def states(self, batch: Batch, caches: Sequence[KeyValueCache] | None = None) -> Iterator[Tensor]:
         """Hidden states [B, L, D] that enter each layer, then those that leave the last; caches are extended."""
         hidden_BLD = self.embed(batch)
-        table_BLK = self._table(batch.position_BL)
+        table_BLK = self._table(batch.order_BL[..., None] if self.num_axes == 1 else batch.position_BLP)
         yield hidden_BLD
         for layer, cache in zip(self.layers, caches or repeat(None), strict=False):
             hidden_BLD = layer(hidden_BLD, table_BLK, batch.mask, cache)
@@ -48,12 +50,12 @@ class RotaryEncoder(nn.Module):
     def keys_values(self, layer: int, hidden_BLD: Tensor, position_BL: Tensor) -> KeyValueCache:
         """What later tokens see in a layer of inputs that stand at `position_BL`."""
         attention: RotaryAttention = self.layers[layer].attention  # type: ignore[assignment]
-        return attention.keys_values(hidden_BLD, self._table(position_BL))
+        return attention.keys_values(hidden_BLD, self._table(position_BL[..., None]))
 
     def forward(self, batch: Batch, caches: Sequence[KeyValueCache] | None = None) -> Tensor:
         for hidden_BLD in self.states(batch, caches):
             last_BLD = hidden_BLD
         return last_BLD
 
-    def _table(self, position_BL: Tensor) -> Tensor:
-        return rotary_table(position_BL, self.head_size, self.type_embedding.weight.dtype)
+    def _table(self, position_BLP: Tensor) -> Tensor:
+        return rotary_table_of_axes(position_BLP, self.head_size, self.type_embedding.weight.dtype)

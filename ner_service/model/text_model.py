@@ -11,7 +11,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from ner_service.model.batch import Batch, PaddingMask, pack, pad
+from ner_service.model.batch import Batch, PaddingMask, Places, pack, pad
 from ner_service.model.config import ModelConfig
 from ner_service.model.encoders import Encoder, build_encoder, packs, walked
 from ner_service.model.heads import Cells, EfficientGlobalPointer, GlobalPointer, build_head, candidates, scores
@@ -53,7 +53,7 @@ class TextModel(nn.Module):
         assert self.spans is not None
         if not isinstance(batch.mask, PaddingMask):
             raise TypeError("a grid of scores needs a padded batch")
-        projection = self.spans.project(self.encoder(batch), batch.position_BL)
+        projection = self.spans.project(self.encoder(batch), batch.order_BL)
         grid = scores(projection, batch.valid_BL())
         return grid if grid.dtype == torch.float64 else grid.float()
 
@@ -68,15 +68,15 @@ class TextModel(nn.Module):
         Cells of a text do not depend on its neighbours: the head sees one text at a time.
         """
         texts = batch.texts(self.encoder(batch))
-        positions = batch.texts(batch.position_BL)
+        orders = batch.texts(batch.order_BL)
         return [
-            self._candidates_of_text(hidden_LD, position_L, tokens, cutoff_C)
-            for hidden_LD, position_L, tokens, cutoff_C in zip(texts, positions, inner, cutoffs, strict=True)
+            self._candidates_of_text(hidden_LD, order_L, tokens, cutoff_C)
+            for hidden_LD, order_L, tokens, cutoff_C in zip(texts, orders, inner, cutoffs, strict=True)
         ]
 
-    def _candidates_of_text(self, hidden_LD: Tensor, position_L: Tensor, tokens: Tensor, cutoff_C: Tensor) -> Cells:
+    def _candidates_of_text(self, hidden_LD: Tensor, order_L: Tensor, tokens: Tensor, cutoff_C: Tensor) -> Cells:
         assert self.spans is not None
-        projection = self.spans.project(hidden_LD[None, tokens], position_L[None, tokens])
+        projection = self.spans.project(hidden_LD[None, tokens], order_L[None, tokens])
         cells = candidates(projection, cutoff_C)
         return Cells(cells.label_N, tokens[cells.start_N], tokens[cells.end_N], cells.score_N)
 
@@ -84,6 +84,14 @@ class TextModel(nn.Module):
         """Whether batches for a device are padded: on a GPU and for a foreign encoder, else they are packed."""
         return device.type != "cpu" or not packs(self.config.encoder)
 
-    def batch(self, token_ids: Sequence[Sequence[int]], pad_id: int, device: torch.device) -> Batch:
-        """Token ids in the layout that suits encoder and device."""
-        return pad(token_ids, pad_id, device) if self.pads(device) else pack(token_ids, device)
+    def batch(
+        self,
+        token_ids: Sequence[Sequence[int]],
+        pad_id: int,
+        device: torch.device,
+        positions: Sequence[Places | None] | None = None,
+    ) -> Batch:
+        """Token ids, and where they stand on pages, in the layout that suits encoder and device."""
+        if self.pads(device):
+            return pad(token_ids, pad_id, device, positions)
+        return pack(token_ids, device, positions)

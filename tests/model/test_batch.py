@@ -13,7 +13,7 @@ TEXTS = ([7, 8, 9], [5], [3, 4])
 def test_padded_rows_are_filled_up_on_the_right() -> None:
     batch = pad(TEXTS, pad_id=1)
     assert batch.token_ids_BL.tolist() == [[7, 8, 9], [5, 1, 1], [3, 4, 1]]
-    assert batch.position_BL.tolist() == [[0, 1, 2]] * 3
+    assert batch.order_BL.tolist() == [[0, 1, 2]] * 3
     assert batch.valid_BL().tolist() == [[True, True, True], [True, False, False], [True, True, False]]
     assert batch.lengths == (3, 1, 2)
 
@@ -27,7 +27,7 @@ def test_rows_of_one_length_need_no_mask() -> None:
 def test_a_packed_row_counts_positions_from_the_start_of_each_text() -> None:
     batch = pack(TEXTS)
     assert batch.token_ids_BL.tolist() == [[7, 8, 9, 5, 3, 4]]
-    assert batch.position_BL.tolist() == [[0, 1, 2, 0, 0, 1]]
+    assert batch.order_BL.tolist() == [[0, 1, 2, 0, 0, 1]]
     assert batch.mask == PackedMask(((0, 3), (3, 4), (4, 6)))
     assert batch.valid_BL().all()
 

@@ -114,9 +114,17 @@ def one_sequence(
     latent_LL = independent_LL.clone()
     latent_LL[start:, 1 if in_place else 0] = True
     mask = WrittenMask(segment_L, segment_L, independent_LL[None])
-    batch = Batch(token_ids_BL=row, position_BL=position_L[None], mask=mask, lengths=(), segment_BL=segment_L[None])
+    order_BL = position_L[None]
+    batch = Batch(
+        token_ids_BL=row,
+        order_BL=order_BL,
+        position_BLP=order_BL[..., None],
+        mask=mask,
+        lengths=(),
+        segment_BL=segment_L[None],
+    )
     hidden = encoder.embed(batch)
-    table = rotary_table(batch.position_BL, encoder.head_size, torch.float64)
+    table = rotary_table(batch.order_BL, encoder.head_size, torch.float64)
     used = []
     for number, layer in enumerate(encoder.layers):
         index = number - model.latent.first_layer

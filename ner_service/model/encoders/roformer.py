@@ -49,6 +49,7 @@ class RoFormer(RotaryEncoder):
         self.hidden_size = config.hidden_size
         self.num_layers = config.num_layers
         self.num_token_types = config.num_token_types
+        self.num_axes = config.num_axes
         self.head_size = config.hidden_size // config.num_heads
         self.token_embedding = nn.Embedding(config.vocab_size, embedding_size)
         self.type_embedding = nn.Embedding(config.num_token_types, embedding_size)

@@ -46,7 +46,7 @@ def our_model(foreign: ForeignModel) -> RoFormer:
 
 
 def shifted(batch: Batch, shift: int) -> Batch:
-    return replace(batch, position_BL=batch.position_BL + shift)
+    return replace(batch, order_BL=batch.order_BL + shift)
 
 
 @pytest.mark.parametrize("rotary_value", [False, True])
