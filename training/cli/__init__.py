@@ -7,6 +7,7 @@ import typer
 from training.cli import latent
 from training.cli.augment import augment
 from training.cli.bundles import calibrate, evaluate, export
+from training.cli.enlarge import enlarge
 from training.cli.imports import import_weights
 from training.cli.runs import init, pretrain, train
 from training.cli.similar import similar
@@ -17,7 +18,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for verb in (init, train, pretrain, evaluate, calibrate, export, augment, similar):
+for verb in (init, train, pretrain, evaluate, calibrate, export, enlarge, augment, similar):
     app.command()(verb)
 app.command("import")(import_weights)
 app.add_typer(latent.app, name="latent")

@@ -12,14 +12,15 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from ner_service.bundle import Bundle
+from ner_service.bundle import WEIGHTS, Bundle, Manifest
 from ner_service.errors import ConfigError
-from ner_service.model.config import EncoderConfig, RoFormerConfig, RoFormerV2Config
+from ner_service.model.text_model import TextModel
+from ner_service.records import unstructure
 from training.enlargement.depth import deepen
 from training.enlargement.symmetry import Symmetry, Weights
-from training.enlargement.width import Grown, Scheme, widen
+from training.enlargement.width import Grown, Scheme, known_encoder, widen
 
-__all__ = ["Plan", "Scheme", "Symmetry", "enlarge"]
+__all__ = ["Plan", "Scheme", "Symmetry", "enlarge", "num_parameters"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +47,8 @@ class Plan:
 def enlarge(bundle: Bundle, plan: Plan) -> Bundle:
     """A larger bundle whose every head gives the same outputs, its weights in single precision.
 
-    Tokenizer, labels, window, thresholds, calibration and metrics stay as they are.
+    Tokenizer, labels, window, thresholds, calibration and metrics stay as they are; among the metrics stands, as
+    `enlargement`, what the bundle was made from and how.
 
     Raises:
         ConfigError: another encoder than 'roformer' and 'roformer_v2', a weight that is not known, or fewer layers
@@ -67,25 +69,24 @@ def enlarge(bundle: Bundle, plan: Plan) -> Bundle:
         weights = widen(weights, grown, plan.symmetry, generator)
     weights = deepen(weights, grown.encoder, num_layers, latent.num_latents if latent else 0, generator)
     model = replace(manifest.model, encoder=replace(grown.encoder, num_layers=num_layers))
+    metrics = {**manifest.metrics, "enlargement": {**_origin(manifest), **unstructure(plan), "num_layers": num_layers}}
     return replace(
         bundle,
-        manifest=replace(manifest, model=model),
+        manifest=replace(manifest, model=model, metrics=metrics),
         weights={
             name: tensor.float() if tensor.is_floating_point() else tensor.clone() for name, tensor in weights.items()
         },
     )
 
 
-def known_encoder(encoder: EncoderConfig) -> RoFormerConfig | RoFormerV2Config:
-    """The encoder, if it is one that can grow.
+def num_parameters(bundle: Bundle) -> int:
+    """How many numbers the bundle's model learns."""
+    with torch.device("meta"):
+        model = TextModel(bundle.manifest.model, len(bundle.manifest.labels))
+    return sum(parameter.numel() for parameter in model.parameters())
 
-    Raises:
-        ConfigError: it is not; names its kind.
-    """
-    match encoder:
-        case RoFormerConfig() | RoFormerV2Config():
-            return encoder
-        case _:
-            raise ConfigError(
-                f"enlarge: found an encoder of kind {encoder.kind!r}, expected 'roformer' or 'roformer_v2'"
-            )
+
+def _origin(manifest: Manifest) -> dict[str, object]:
+    """Tells the bundle that another was made from; one that was never saved has no digest."""
+    digest = {"weights_sha256": manifest.files[WEIGHTS].sha256} if WEIGHTS in manifest.files else {}
+    return {"from": f"{manifest.name} {manifest.version}", **digest}

@@ -74,5 +74,5 @@ def zero_sum(like_OI: Tensor, copies: int, generator: torch.Generator) -> Tensor
     if copies == 1:
         return torch.zeros_like(like_OI)
     drawn_OkN = torch.randn(like_OI.shape, generator=generator, dtype=like_OI.dtype).unflatten(1, (copies, -1))
-    centred_OkN = drawn_OkN - drawn_OkN.mean(1, keepdim=True)
+    centred_OkN: Tensor = drawn_OkN - drawn_OkN.mean(1, keepdim=True)
     return centred_OkN.flatten(1) * math.sqrt(copies / (copies - 1))

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from ner_service.errors import ConfigError
-from ner_service.model.config import RoFormerConfig, RoFormerV2Config
+from ner_service.model.config import EncoderConfig, RoFormerConfig, RoFormerV2Config
 from training.enlargement.symmetry import Layout, Symmetry, Weights, same, tiled, wide_map, wide_vector
 
 Scheme: TypeAlias = Literal["more_heads", "wider_heads"]
@@ -37,10 +37,18 @@ class Grown:
     Attributes:
         encoder: the wide configuration, as deep as before.
         scale: c, the wide hidden state's factor.
+
+    Raises:
+        ConfigError: wider heads by an even factor on two axes, where pair k * t stands on another axis than pair t.
     """
 
     def __init__(self, small: RoFormerConfig | RoFormerV2Config, factor: int, scheme: Scheme) -> None:
-        self.scale = factor**-0.5 if isinstance(small, RoFormerConfig) else 1.0
+        if scheme == "wider_heads" and small.num_axes > 1 and factor % 2 == 0:
+            raise ConfigError(
+                f"scheme: found 'wider_heads' by {factor} for an encoder with num_axes = {small.num_axes}, "
+                "expected an odd factor or 'more_heads': pairs of channels would change their axis"
+            )
+        self.scale = hidden_scale(small, factor)
         self.encoder = _configuration(small, factor, scheme, self.scale)
         embedding_size = small.hidden_size
         if isinstance(small, RoFormerConfig) and small.embedding_size:
@@ -58,6 +66,26 @@ class Grown:
             query_key = stuffed(small.num_heads, small.hidden_size // small.num_heads, factor, factor**0.25)
             self.value = stuffed(small.num_heads, small.hidden_size // small.num_heads, factor, 1.0)
         self.query_key_value = fused((query_key, query_key, self.value), small.hidden_size)
+
+
+def known_encoder(encoder: EncoderConfig) -> RoFormerConfig | RoFormerV2Config:
+    """The encoder, if it is one that can grow.
+
+    Raises:
+        ConfigError: it is not; names its kind.
+    """
+    match encoder:
+        case RoFormerConfig() | RoFormerV2Config():
+            return encoder
+        case _:
+            raise ConfigError(
+                f"enlarge: found an encoder of kind {encoder.kind!r}, expected 'roformer' or 'roformer_v2'"
+            )
+
+
+def hidden_scale(small: RoFormerConfig | RoFormerV2Config, factor: int) -> float:
+    """c: the wide hidden state is the narrow one `factor` times over, times this."""
+    return factor**-0.5 if isinstance(small, RoFormerConfig) else 1.0
 
 
 def stuffed(num_heads: int, head_size: int, factor: int, scale: float) -> Layout:
