@@ -133,3 +133,9 @@ def directions(size: int) -> st.SearchStrategy[torch.Tensor]:
     number = st.floats(-1, 1, allow_subnormal=False)
     vectors = st.lists(number, min_size=size, max_size=size).map(lambda values: torch.tensor(values).double())
     return vectors.filter(lambda vector: float(vector.norm()) > 1e-3).map(lambda vector: vector / vector.norm())
+
+
+def token_rows(vocab_size: int, max_rows: int = 4, max_tokens: int = 9) -> st.SearchStrategy[list[list[int]]]:
+    """Token ids of 1 to `max_rows` texts of 1 to `max_tokens` tokens."""
+    token = st.integers(0, vocab_size - 1)
+    return st.lists(st.lists(token, min_size=1, max_size=max_tokens), min_size=1, max_size=max_rows)

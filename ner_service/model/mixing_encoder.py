@@ -25,6 +25,7 @@ class MixingEncoder(nn.Module):
     walks: bool = False
     hidden_size: int
     num_layers: int
+    token_embedding: nn.Embedding
     layers: nn.ModuleList
     norm: nn.Module
 
@@ -74,7 +75,7 @@ def over_texts(mix: Callable[..., Tensor], batch: Batch, *tensors: Tensor) -> Te
 def sinusoids(batch: Batch, width: int, dtype: torch.dtype) -> Tensor:
     """Places in the order of a text as cosines and sines of the angles of rotary positions, [B, L, width].
 
-    There is no last one. Source: Vaswani et al., Attention Is All You Need (arXiv 1706.03762), in another order of channels.
+    There is no last one. Source: Vaswani et al. (arXiv 1706.03762), in another order of channels.
     """
     table = rotary_table(batch.order_BL, width, dtype)
     return torch.view_as_real(table).flatten(-2).to(dtype)
