@@ -45,7 +45,7 @@ class Plan:
 
 
 def enlarge(bundle: Bundle, plan: Plan) -> Bundle:
-    """A larger bundle whose every head gives the same outputs, its weights in single precision.
+    """A larger bundle whose every head gives the same outputs, its weights in single precision at least.
 
     Tokenizer, labels, window, thresholds, calibration and metrics stay as they are; among the metrics stands, as
     `enlargement`, what the bundle was made from and how.
@@ -61,9 +61,7 @@ def enlarge(bundle: Bundle, plan: Plan) -> Bundle:
         raise ConfigError(f"num_layers: found {num_layers}, expected at least the bundle's own {small.num_layers}")
     latent = manifest.model.heads.latent
     generator = torch.Generator().manual_seed(plan.seed)
-    weights: Weights = {
-        name: tensor.double() if tensor.is_floating_point() else tensor for name, tensor in bundle.weights.items()
-    }
+    weights = _in_precision(bundle.weights, torch.float64)
     grown = Grown(small, plan.width_factor, plan.scheme)
     if plan.width_factor > 1:
         weights = widen(weights, grown, plan.symmetry, generator)
@@ -73,9 +71,7 @@ def enlarge(bundle: Bundle, plan: Plan) -> Bundle:
     return replace(
         bundle,
         manifest=replace(manifest, model=model, metrics=metrics),
-        weights={
-            name: tensor.float() if tensor.is_floating_point() else tensor.clone() for name, tensor in weights.items()
-        },
+        weights=_in_precision(weights, torch.promote_types(_precision(bundle.weights), torch.float32)),
     )
 
 
@@ -90,3 +86,11 @@ def _origin(manifest: Manifest) -> dict[str, object]:
     """Tells the bundle that another was made from; one that was never saved has no digest."""
     digest = {"weights_sha256": manifest.files[WEIGHTS].sha256} if WEIGHTS in manifest.files else {}
     return {"from": f"{manifest.name} {manifest.version}", **digest}
+
+
+def _in_precision(weights: Weights, dtype: torch.dtype) -> Weights:
+    return {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in weights.items()}
+
+
+def _precision(weights: Weights) -> torch.dtype:
+    return next(tensor.dtype for tensor in weights.values() if tensor.is_floating_point())

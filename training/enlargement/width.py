@@ -49,7 +49,7 @@ class Grown:
                 "expected an odd factor or 'more_heads': pairs of channels would change their axis"
             )
         self.scale = hidden_scale(small, factor)
-        self.encoder = _configuration(small, factor, scheme, self.scale)
+        self.encoder = _configuration(small, factor, scheme)
         embedding_size = small.hidden_size
         if isinstance(small, RoFormerConfig) and small.embedding_size:
             embedding_size = small.embedding_size
@@ -196,15 +196,16 @@ def _widen_heads(writer: _Writer, grown: Grown) -> None:
 
 
 def _configuration(
-    small: RoFormerConfig | RoFormerV2Config, factor: int, scheme: Scheme, scale: float
+    small: RoFormerConfig | RoFormerV2Config, factor: int, scheme: Scheme
 ) -> RoFormerConfig | RoFormerV2Config:
     wide = replace(
         small,
         hidden_size=factor * small.hidden_size,
         num_heads=small.num_heads * (factor if scheme == "more_heads" else 1),
         intermediate_size=factor * small.intermediate_size,
-        layer_norm_eps=small.layer_norm_eps * scale**2,
     )
-    if isinstance(wide, RoFormerConfig) and wide.embedding_size:
-        return replace(wide, embedding_size=factor * wide.embedding_size)
-    return wide
+    if isinstance(wide, RoFormerV2Config):
+        return wide
+    embedding_size = factor * wide.embedding_size if wide.embedding_size else None
+    # Variances are 1 / factor of what they were: c^2, without the rounding of a square root.
+    return replace(wide, embedding_size=embedding_size, layer_norm_eps=small.layer_norm_eps / factor)
