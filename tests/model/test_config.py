@@ -10,9 +10,12 @@ import pytest
 from ner_service.errors import ConfigError
 from ner_service.model.config import (
     EncoderConfig,
+    FNetConfig,
+    GMLPConfig,
     HeadConfig,
     Heads,
     HuggingFaceConfig,
+    HyperMixerConfig,
     ModelConfig,
     RoFormerConfig,
     RoFormerV2Config,
@@ -22,12 +25,17 @@ from ner_service.records import structure, unstructure
 
 SIZES: dict[str, Any] = {"vocab_size": 9, "hidden_size": 12, "num_layers": 1, "num_heads": 2, "intermediate_size": 8}
 
+MIXING_SIZES = {name: size for name, size in SIZES.items() if name != "num_heads"}
+
 
 @pytest.mark.parametrize(
     "encoder",
     [
         RoFormerConfig(**SIZES, embedding_size=4, activation="relu", rotary_value=True),
         RoFormerV2Config(**SIZES),
+        GMLPConfig(**MIXING_SIZES, kernel_size=7, attention_size=4),
+        FNetConfig(**MIXING_SIZES),
+        HyperMixerConfig(**SIZES, mixing_size=6),
         HuggingFaceConfig(model_type="bert", config={"hidden_size": 8, "layer_types": ["full_attention"]}),
     ],
 )
@@ -41,6 +49,27 @@ def test_heads_of_uneven_or_odd_width_are_refused(num_heads: int) -> None:
     for kind in (RoFormerConfig, RoFormerV2Config):
         with pytest.raises(ValueError, match=f"hidden_size 12 over num_heads {num_heads}"):
             kind(**{**SIZES, "num_heads": num_heads})
+
+
+@pytest.mark.parametrize("change", [{"intermediate_size": 9}, {"kernel_size": 6}, {"attention_size": -1}])
+def test_a_gate_without_halves_or_middle_is_refused(change: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="expected an even number, an odd one, and 0 or more"):
+        GMLPConfig(**{**MIXING_SIZES, **change})
+
+
+def test_mixing_heads_of_uneven_width_are_refused() -> None:
+    for heads, mixing_size in ((5, 10), (4, 6)):
+        with pytest.raises(ValueError, match=f"hidden_size 12 and mixing_size {mixing_size} over num_heads {heads}"):
+            HyperMixerConfig(**{**SIZES, "num_heads": heads, "mixing_size": mixing_size})
+
+
+def test_sinusoids_need_pairs_of_channels() -> None:
+    odd = {**SIZES, "hidden_size": 9, "num_heads": 3}
+    with pytest.raises(ValueError, match="hidden_size is 9, expected an even number"):
+        HyperMixerConfig(**odd, mixing_size=6)
+    with pytest.raises(ValueError, match="hidden_size is 9, expected an even number"):
+        FNetConfig(**{**MIXING_SIZES, "hidden_size": 9})
+    assert GMLPConfig(**{**MIXING_SIZES, "hidden_size": 9}).hidden_size == 9
 
 
 def test_an_odd_pointer_head_is_refused() -> None:
@@ -72,5 +101,7 @@ def test_the_longest_text_of_a_foreign_encoder(
     assert longest_text(HuggingFaceConfig(model_type=model_type, config=config)) == expected
 
 
-def test_rotary_positions_have_no_end() -> None:
-    assert longest_text(RoFormerConfig(**SIZES)) is longest_text(RoFormerV2Config(**SIZES)) is None
+def test_positions_that_are_computed_have_no_end() -> None:
+    attending = (RoFormerConfig(**SIZES), RoFormerV2Config(**SIZES))
+    mixing = (GMLPConfig(**MIXING_SIZES), FNetConfig(**MIXING_SIZES), HyperMixerConfig(**SIZES, mixing_size=6))
+    assert [longest_text(config) for config in (*attending, *mixing)] == [None] * 5

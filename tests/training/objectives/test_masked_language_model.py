@@ -20,8 +20,11 @@ from ner_service.errors import ConfigError
 from ner_service.model.batch import pad
 from ner_service.model.config import (
     EncoderConfig,
+    FNetConfig,
+    GMLPConfig,
     Heads,
     HuggingFaceConfig,
+    HyperMixerConfig,
     LanguageModelConfig,
     ModelConfig,
     RoFormerConfig,
@@ -57,6 +60,13 @@ def encoder_config(kind: str, vocab_size: int, hidden_size: int) -> EncoderConfi
         return RoFormerConfig(embedding_size=hidden_size // 2, **sizes, **layers)
     if kind == "roformer_v2":
         return RoFormerV2Config(**sizes, **layers)
+    mixing: dict[str, Any] = {"num_layers": 2, "dropout": 0.0}
+    if kind == "gmlp":
+        return GMLPConfig(**sizes, **mixing, kernel_size=5, attention_size=4)
+    if kind == "fnet":
+        return FNetConfig(**sizes, **mixing)
+    if kind == "hypermixer":
+        return HyperMixerConfig(**sizes, **mixing, num_heads=2, mixing_size=8)
     foreign = {"num_hidden_layers": 2, "num_attention_heads": 2}
     still = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     return HuggingFaceConfig(model_type="bert", config={**sizes, **foreign, **still})
@@ -87,7 +97,7 @@ def objective_of(setup: Setup, **config: float) -> MaskedLanguageModelObjective:
     return MaskedLanguageModelObjective(setup, setup.build_model().double(), Accelerator(cpu=True), settings)
 
 
-@pytest.fixture(params=["roformer", "roformer_v2", "huggingface"])
+@pytest.fixture(params=["roformer", "roformer_v2", "gmlp", "fnet", "hypermixer", "huggingface"])
 def objective(request: pytest.FixtureRequest) -> MaskedLanguageModelObjective:
     return objective_of(setup_of(HALF, request.param))
 
