@@ -112,14 +112,11 @@ def with_encoder(bundle: Bundle, **changes: object) -> Bundle:
     return replace(bundle, manifest=replace(bundle.manifest, model=model))
 
 
-def with_weights(bundle: Bundle, **factors: float) -> Bundle:
-    """The bundle with all weights whose name contains a word times a factor; a double underscore is a dot."""
-    weights = dict(bundle.weights)
-    for word, factor in factors.items():
-        names = [name for name in weights if word.replace("__", ".") in name]
-        assert names, word
-        weights |= {name: weights[name] * factor for name in names}
-    return replace(bundle, weights=weights)
+def with_weights(bundle: Bundle, word: str, factor: float) -> Bundle:
+    """The bundle with all weights whose name contains a word times a factor."""
+    names = [name for name in bundle.weights if word in name]
+    assert names
+    return replace(bundle, weights={**bundle.weights, **{name: bundle.weights[name] * factor for name in names}})
 
 
 def random_batches(bundle: Bundle, longest: int = 9) -> Iterator[Batch]:
