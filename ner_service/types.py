@@ -109,6 +109,8 @@ class Document:
     `flat` says that the annotators marked outermost mentions alone: a span inside a mention of another label is neither
     present nor absent, in training.
     `metadata` holds whatever else the file said of the text.
+    `scattered` are mentions of a page whose words do not follow each other in the order of its words, from the first to
+    the last: no span is such a mention, so none is learnt, but each counts as one that was not found.
     """
 
     text: str
@@ -118,6 +120,7 @@ class Document:
     flat: bool = False
     metadata: Mapping[str, object] = field(default_factory=dict, compare=False)
     page: Page | None = None
+    scattered: tuple[Entity, ...] = ()
 
     def __post_init__(self) -> None:
         if self.page is not None and self.page.text != self.text:

@@ -9,7 +9,7 @@ import torch
 from hypothesis import strategies as st
 
 from ner_service.model.heads import Projection
-from ner_service.types import Document, Entity
+from ner_service.types import Box, Document, Entity, Page, words_to_codepoints
 
 LABELS = ("person", "place", "group")
 
@@ -139,3 +139,34 @@ def token_rows(vocab_size: int, max_rows: int = 4, max_tokens: int = 9) -> st.Se
     """Token ids of 1 to `max_rows` texts of 1 to `max_tokens` tokens."""
     token = st.integers(0, vocab_size - 1)
     return st.lists(st.lists(token, min_size=1, max_size=max_tokens), min_size=1, max_size=max_rows)
+
+
+def boxes(max_size: int = 12) -> st.SearchStrategy[list[Box]]:
+    """Boxes on a coarse grid, so that they touch, overlap, coincide and have no extent; within 0 to 200."""
+
+    def box(corner: tuple[int, int, int, int]) -> Box:
+        x, y, width, height = (5.0 * number for number in corner)
+        return (x, y, x + width, y + height)
+
+    places, lengths = st.integers(0, 30), st.integers(0, 10)
+    return st.lists(st.tuples(places, places, lengths, lengths).map(box), max_size=max_size)
+
+
+@st.composite
+def pages(draw: st.DrawFn) -> Page:
+    """Words of any script on a page of 200 by 200, a box each."""
+    found = draw(boxes())
+    word = texts(max_pieces=4).map(str.strip).filter(bool)
+    return Page(tuple(draw(word) for _ in found), tuple(found), (200.0, 200.0))
+
+
+@st.composite
+def page_documents(draw: st.DrawFn) -> Document:
+    """A page with any distinct ranges of its words as entities."""
+    page = draw(pages())
+    spans = set()
+    for _ in range(draw(st.integers(0, 4)) if page.words else 0):
+        first = draw(st.integers(0, len(page.words) - 1))
+        start, end = words_to_codepoints(page, first, draw(st.integers(first + 1, len(page.words))))
+        spans.add(Entity(start, end, draw(st.sampled_from(LABELS))))
+    return Document(text=page.text, entities=tuple(sorted(spans, key=lambda entity: entity.key)), page=page)

@@ -39,7 +39,8 @@ A model that has learnt next to nothing finds every span of a text, half a milli
 class Cells:
     """The document's number, the label's index, the probability and whether it is gold, of each cell.
 
-    A gold entity that was not found, also one that no token boundary fits, is a cell with probability 0.
+    A gold entity that was not found, also one that no token boundary fits or that is scattered over a page, is a cell
+    with probability 0.
     """
 
     document_N: IntArray
@@ -75,7 +76,7 @@ def read_cells(recognizer: Recognizer, documents: Sequence[Document], threshold:
     numbered = zip(ends, enumerate(documents), strict=True)
     for _, group in groupby(numbered, key=lambda item: item[0] // CHARACTERS_AT_ONCE):
         some = [item for _, item in group]
-        answers = reader.recognize([document.text for _, document in some], options)
+        answers = reader.recognize([document.content for _, document in some], options)
         yield join(
             _cells(number, document, answer, reader.labels)
             for (number, document), answer in zip(some, answers, strict=True)
@@ -168,3 +169,6 @@ def _rows(
             yield labels.index(entity.label), entity.score or 0.0, entity in gold
     for entity in sorted(gold.difference(entities), key=lambda entity: entity.key):
         yield labels.index(entity.label), 0.0, True
+    for entity in annotated(document.scattered, document):
+        if entity.label in labels:
+            yield labels.index(entity.label), 0.0, True

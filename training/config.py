@@ -24,6 +24,8 @@ class SourceConfig:
     `where` keeps the documents whose metadata has one of the listed values. `part` keeps those whose text a hash puts
     between two shares: [0.0, 0.9] and [0.9, 1.0] make two files of one. `inner` adds silver entities to training
     documents: inside mentions of each label that it names, names that the file knows for the labels listed there.
+    `order` is that of a page's words: by their boxes, as the service reads them, or as given. The order of annotation
+    often follows the mentions, and so tells where they are.
     """
 
     path: str
@@ -34,6 +36,7 @@ class SourceConfig:
     where: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     part: tuple[float, float] = (0.0, 1.0)
     inner: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    order: Literal["reading", "given"] = "reading"
 
     def __post_init__(self) -> None:
         first, end = self.part
@@ -88,10 +91,14 @@ class ModelSection:
     """The encoder as `ner_service.model.config` names it, less `vocab_size`; or `start_from`: a bundle, a folder or a
     hub name of a Hugging Face checkpoint, which brings encoder, weights and tokenizer along. With both, `start_from` is
     what counts: so any run can be started from a bundle by `--set`.
+
+    `num_axes` = 2 makes an encoder with rotary positions read where the words of pages stand, and texts as before; left
+    out, the encoder has as many axes as it says, or as it had.
     """
 
     encoder: Mapping[str, object] | None = None
     start_from: str | None = None
+    num_axes: Literal[1, 2] | None = None
     head: HeadConfig = field(default_factory=HeadConfig)
 
     def __post_init__(self) -> None:

@@ -1,8 +1,8 @@
 """Precision, recall and F1 over documents, by way of the recognizer: the measured F1 is the served F1.
 
 A prediction counts when start, end and label are all right. Every gold entity counts, also one that no token boundary
-fits. A label that a document is not annotated for is neither right nor wrong there. Probabilities are measured by their
-expected calibration error. Knows no training.
+fits, and one that is scattered over a page. A label that a document is not annotated for is neither right nor wrong
+there. Probabilities are measured by their expected calibration error. Knows no training.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ def predict(recognizer: Recognizer, documents: Sequence[Document]) -> list[tuple
 
     A model that has learnt next to nothing finds too many candidates: no reason to break a run off.
     """
-    answers = recognizer.recognize([document.text for document in documents])
+    answers = recognizer.recognize([document.content for document in documents])
     return [
         None if isinstance(answer, NerServiceError) else annotated(answer.entities, document)
         for document, answer in zip(documents, answers, strict=True)
@@ -155,8 +155,10 @@ def compare(documents: Sequence[Document], predictions: Sequence[Iterable[Entity
     """Score predictions, one collection or None a document, against the documents' entities."""
     pairs = [(set(annotated(d.entities, d)), set(p or ())) for d, p in zip(documents, predictions, strict=True)]
     overlapping = [has_overlap(gold) for gold, _ in pairs]
-    names = sorted({entity.label for gold, predicted in pairs for entity in gold | predicted})
     inside = [(_inner(gold, gold), _inner(predicted, gold)) for gold, predicted in pairs]
+    for document, (gold, _) in zip(documents, pairs, strict=True):
+        gold.update(_Scattered(e.start, e.end, e.label) for e in annotated(document.scattered, document))
+    names = sorted({entity.label for gold, predicted in pairs for entity in gold | predicted})
     outside = [(gold - a, predicted - b) for (gold, predicted), (a, b) in zip(pairs, inside, strict=True)]
     return Report(
         num_documents=len(pairs),
@@ -170,6 +172,12 @@ def compare(documents: Sequence[Document], predictions: Sequence[Iterable[Entity
         outer=_count(outside),
         inner=_count(inside),
     )
+
+
+class _Scattered(Entity):
+    """A gold mention that is no span: equal to no prediction, whatever that covers."""
+
+    __slots__ = ()
 
 
 def has_overlap(entities: Iterable[Entity]) -> bool:
@@ -205,6 +213,8 @@ def _count(pairs: Iterable[tuple[set[Entity], set[Entity]]]) -> Score:
 
 def seqeval_score(documents: Sequence[Document], predictions: Sequence[Iterable[Entity]]) -> dict[str, float]:
     """The field's yardstick for flat entities: seqeval, strict, IOB2, one tag a character; micro averages.
+
+    Knows nothing of mentions that are scattered over a page.
 
     Raises:
         ValueError: entities overlap; tags cannot say that.

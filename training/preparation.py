@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,15 @@ from torch import Tensor, nn
 from ner_service.bundle import Bundle, Manifest
 from ner_service.bundle.manifest import MANIFEST
 from ner_service.errors import ConfigError
-from ner_service.model.config import EmbeddingConfig, EncoderConfig, Heads, LanguageModelConfig, ModelConfig
+from ner_service.model.config import (
+    EmbeddingConfig,
+    EncoderConfig,
+    Heads,
+    LanguageModelConfig,
+    ModelConfig,
+    RoFormerConfig,
+    RoFormerV2Config,
+)
 from ner_service.model.text_model import TextModel
 from ner_service.recognizer import Recognizer
 from ner_service.records import structure, unstructure
@@ -120,7 +129,7 @@ def prepare(run: RunConfig, folder: Path, data_folder: Path) -> Setup:
         started = None
     else:
         tokenizer, encoder, weights, started = _start(run.model.start_from, folder, corpus.labels, heads)
-    config = ModelConfig(encoder=encoder, heads=heads)
+    config = ModelConfig(encoder=_with_axes(encoder, run.model.num_axes), heads=heads)
     return Setup(
         run=run, corpus=corpus, tokenizer=tokenizer, config=config, weights=weights, folder=folder, started=started
     )
@@ -167,6 +176,19 @@ def _encoder(table: Mapping[str, object], vocab_size: int) -> EncoderConfig:
     else:
         table = {**table, "vocab_size": vocab_size}
     return structure(EncoderConfig, table, "model.encoder")  # type: ignore[arg-type]
+
+
+def _with_axes(encoder: EncoderConfig, num_axes: Literal[1, 2] | None) -> EncoderConfig:
+    """The encoder with so many axes, its own where none is asked for; its weights fit either number."""
+    if num_axes is None:
+        return encoder
+    if not isinstance(encoder, RoFormerConfig | RoFormerV2Config):
+        expected = "expected an encoder with rotary positions: 'roformer' or 'roformer_v2'"
+        raise ConfigError(f"model.num_axes: found {num_axes} for an encoder {encoder.kind!r}, {expected}")
+    try:
+        return replace(encoder, num_axes=num_axes)
+    except ValueError as error:
+        raise ConfigError(f"model.num_axes: {error}") from error
 
 
 def _start(

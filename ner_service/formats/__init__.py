@@ -10,18 +10,33 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from ner_service.errors import ConfigError, DataError
-from ner_service.formats import cluener, cmeee, conll, jsonl, tags
+from ner_service.formats import alto, cluener, cmeee, conll, funsd, hocr, jsonl, sroie, tags
 from ner_service.formats.detection import detect
 from ner_service.types import Document
 
-FORMATS = ("jsonl", "cluener", "cmeee", "conll-bio", "conll-iob1", "conll-bioes", "conll-bmes", "conll-bilou")
+FORMATS = (
+    "jsonl",
+    "cluener",
+    "cmeee",
+    "conll-bio",
+    "conll-iob1",
+    "conll-bioes",
+    "conll-bmes",
+    "conll-bilou",
+    "funsd",
+    "sroie",
+    "hocr",
+    "alto",
+)
+READ_ONLY = ("funsd", "sroie", "hocr", "alto")
+"""Pages as others write them; their folders may be read too. We write pages as JSON Lines."""
 
 
 def read_documents(path: Path | str, format: str = "auto") -> Iterator[Document]:
     """The documents of a file, plain or gzipped, one at a time.
 
     Args:
-        path: the file.
+        path: the file; a folder for pages that are a file each.
         format: one of `FORMATS`, or "auto" to tell it by the content.
 
     Raises:
@@ -42,9 +57,11 @@ def write_documents(documents: Iterable[Document], path: Path | str, format: str
 
     Raises:
         DataError: a document that the format cannot hold.
-        ConfigError: an unknown format.
+        ConfigError: an unknown format, or one that is only read.
     """
     path = Path(path)
+    if format in READ_ONLY:
+        raise ConfigError(f"format: found {format!r}, which is only read; write pages as 'jsonl'")
     match format:
         case "jsonl":
             jsonl.write(documents, path)
@@ -64,6 +81,14 @@ def _read(path: Path, format: str) -> Iterator[Document]:
             return cluener.read(path)
         case "cmeee":
             return cmeee.read(path)
+        case "funsd":
+            return funsd.read(path)
+        case "sroie":
+            return sroie.read(path)
+        case "hocr":
+            return hocr.read(path)
+        case "alto":
+            return alto.read(path)
         case _:
             return conll.read(path, _scheme(format))
 

@@ -160,6 +160,10 @@ def check_writable(path: Path, index: int, document: Document, *, partial: bool 
     for entity in document.entities:
         if not _fits(document.text, entity):
             raise refuse(path, index, f"found {entity}, expected a span within {len(document.text)} characters")
+    if document.scattered:
+        raise refuse(
+            path, index, "found mentions scattered over a page, expected spans; write pages in the order given"
+        )
     if document.annotated is not None and not partial:
         raise refuse(path, index, "found partial annotation, expected all labels annotated; only jsonl can say so")
 

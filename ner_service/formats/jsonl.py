@@ -1,8 +1,10 @@
 """JSON Lines: one document a line, `{"id", "text", "entities": [{"start", "end", "label"}]}`.
 
-Offsets are code points, end exclusive. Optional: `id`, `annotated` (the labels that the annotators looked for), `flat`
-(true where they marked outermost mentions alone), in an entity `score` and `text` (its mention, checked). Any other
-key of a document is metadata.
+A page has `words`, `boxes` (`[x0, y0, x1, y1]` of each) and `page` (`[width, height]`) in place of `text`.
+
+Offsets are code points, or a page's words, end exclusive. Optional: `id`, `annotated` (the labels that the annotators
+looked for), `flat` (true where they marked outermost mentions alone), in an entity `score` and `text` (its mention,
+checked). Any other key of a document is metadata.
 """
 
 from __future__ import annotations
@@ -24,9 +26,10 @@ from ner_service.formats.checks import (
     to_json,
 )
 from ner_service.formats.lines import Line, read_lines, write_lines
-from ner_service.types import Document, Entity
+from ner_service.formats.pages import box_of, numbers, page_of
+from ner_service.types import Document, Entity, Page, codepoints_to_words, words_to_codepoints
 
-_KEYS = ("id", "text", "entities", "annotated", "flat")
+_KEYS = ("id", "text", "words", "boxes", "page", "entities", "annotated", "flat")
 
 
 def read(path: Path) -> Iterator[Document]:
@@ -50,9 +53,10 @@ def write(documents: Iterable[Document], path: Path) -> None:
 
 
 def _document(line: Line, record: dict[str, Any]) -> Document:
-    text = check_unicode(line, take(line, record, "text", str))
+    page = _page(line, record) if "words" in record else None
+    text = page.text if page else check_unicode(line, take(line, record, "text", str))
     items = take(line, record, "entities", list)
-    entities = in_order(_entity(line, text, item, f"entities[{index}]") for index, item in enumerate(items))
+    entities = in_order(_entity(line, page or text, item, f"entities[{index}]") for index, item in enumerate(items))
     return Document(
         text=text,
         entities=entities,
@@ -60,10 +64,23 @@ def _document(line: Line, record: dict[str, Any]) -> Document:
         annotated=_annotated(line, record.get("annotated"), entities),
         flat=_flat(line, record.get("flat", False)),
         metadata={key: value for key, value in record.items() if key not in _KEYS},
+        page=page,
     )
 
 
-def _entity(line: Line, text: str, item: object, where: str) -> Entity:
+def _page(line: Line, record: dict[str, Any]) -> Page:
+    if "text" in record:
+        raise line.error("found both 'text' and 'words', expected one of them")
+    words = [expect(line, word, str, f"words[{index}]") for index, word in enumerate(take(line, record, "words", list))]
+    items = take(line, record, "boxes", list)
+    if len(items) != len(words):
+        raise line.error(f"boxes: found {len(items)} boxes, expected {len(words)}, one for each word")
+    boxes = [box_of(line, box, f"boxes[{index}]") for index, box in enumerate(items)]
+    width, height = numbers(line, record.get("page"), 2, "page")
+    return page_of(line, list(zip(words, boxes, strict=True)), (width, height))
+
+
+def _entity(line: Line, content: str | Page, item: object, where: str) -> Entity:
     record = expect(line, item, dict, where)
     start = take(line, record, "start", int, where)
     end = take(line, record, "end", int, where)
@@ -72,7 +89,13 @@ def _entity(line: Line, text: str, item: object, where: str) -> Entity:
     if score is not None:
         score = float(expect(line, score, int if isinstance(score, int) else float, f"{where}.score"))
     mention = expect(line, record["text"], str, f"{where}.text") if "text" in record else None
-    return check_entity(line, text, Entity(start, end, label, score), where, mention)
+    if isinstance(content, str):
+        return check_entity(line, content, Entity(start, end, label, score), where, mention)
+    if not 0 <= start < end <= len(content.words):
+        expected = f"0 <= start < end <= {len(content.words)}, the number of words"
+        raise line.error(f"{where}: found the span [{start}, {end}), expected {expected}")
+    spanned = Entity(*words_to_codepoints(content, start, end), label, score)
+    return check_entity(line, content.text, spanned, where, mention)
 
 
 def _annotated(line: Line, value: object, entities: tuple[Entity, ...]) -> frozenset[str] | None:
@@ -98,7 +121,8 @@ def _line(path: Path, index: int, document: Document) -> str:
     if clash:
         raise refuse(path, index, f"found metadata {clash[0]!r}, expected other keys than {', '.join(_KEYS)}")
     record: dict[str, object] = {} if document.id is None else {"id": document.id}
-    record |= {"text": document.text, "entities": [_item(entity) for entity in document.entities]}
+    record |= {"text": document.text} if document.page is None else _page_record(document.page)
+    record["entities"] = [_item(path, index, document, entity) for entity in document.entities]
     if document.annotated is not None:
         record["annotated"] = sorted(document.annotated)
     if document.flat:
@@ -106,6 +130,15 @@ def _line(path: Path, index: int, document: Document) -> str:
     return to_json(path, index, record | dict(document.metadata))
 
 
-def _item(entity: Entity) -> dict[str, object]:
-    item: dict[str, object] = {"start": entity.start, "end": entity.end, "label": entity.label}
+def _page_record(page: Page) -> dict[str, object]:
+    return {"words": list(page.words), "boxes": [list(box) for box in page.boxes], "page": list(page.size)}
+
+
+def _item(path: Path, index: int, document: Document, entity: Entity) -> dict[str, object]:
+    start, end = entity.start, entity.end
+    if document.page is not None:
+        start, end = codepoints_to_words(document.page, entity.start, entity.end)
+        if start == end or words_to_codepoints(document.page, start, end) != (entity.start, entity.end):
+            raise refuse(path, index, f"found {entity} in a page, expected the code points of whole words")
+    item: dict[str, object] = {"start": start, "end": end, "label": entity.label}
     return item if entity.score is None else item | {"score": entity.score}

@@ -9,6 +9,7 @@ import gzip
 import os
 import zlib
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -18,10 +19,10 @@ from ner_service.errors import DataError
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A line without its end; `number` counts from 1."""
+    """A line without its end; `number` counts from 1. Without a number, a whole file."""
 
     path: Path
-    number: int
+    number: int | None
     text: str
 
     def error(self, detail: str) -> DataError:
@@ -35,14 +36,28 @@ def read_lines(path: Path) -> Iterator[Line]:
     Raises:
         DataError: no readable file, damaged gzip, or bytes that are not UTF-8.
     """
-    try:
-        with _open(path) as file:
-            for number, content in enumerate(file, start=1):
-                yield Line(path, number, _decode(path, number, content))
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise DataError(path, None, f"damaged gzip: {error}") from error
-    except OSError as error:
-        raise DataError(path, None, f"cannot be read: {error.strerror}") from error
+    with _faults_named(path), _open(path) as file:
+        for number, content in enumerate(file, start=1):
+            yield Line(path, number, _decode(path, number, content))
+
+
+def read_whole(path: Path) -> Line:
+    r"""A file as one text, its lines ended by "\n".
+
+    Raises:
+        DataError: as of `read_lines`.
+    """
+    return Line(path, None, "\n".join(line.text for line in read_lines(path)))
+
+
+def read_bytes(path: Path) -> bytes:
+    """A file as it is, unpacked: for formats that name their own encoding.
+
+    Raises:
+        DataError: no readable file, or damaged gzip.
+    """
+    with _faults_named(path), _open(path) as file:
+        return file.read()
 
 
 def write_lines(path: Path, lines: Iterable[str]) -> None:
@@ -63,6 +78,16 @@ def write_lines(path: Path, lines: Iterable[str]) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def _faults_named(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise DataError(path, None, f"damaged gzip: {error}") from error
+    except OSError as error:
+        raise DataError(path, None, f"cannot be read: {error.strerror}") from error
 
 
 def _open(path: Path) -> IO[bytes]:

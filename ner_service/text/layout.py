@@ -1,10 +1,10 @@
 """Where the tokens of a page stand, and which of them begin and end its words. Knows no tensor and no file.
 
 A token stands at (x, y): x in median widths of a character, y in median heights of a word's box, so that neighbouring
-characters and neighbouring lines are about 1 apart, as tokens of a text are. The first character of a word stands at the
-left edge of its box, the others at equal steps to the right; all at the height of its middle. Both axes count from 1 at the
-leftmost and the topmost word, so a page that is shifted or scaled as a whole is the same page. Special tokens stand at
-(0, 0), which is where a text's first one stands.
+characters and neighbouring lines are about 1 apart, as tokens of a text are. A word's first character stands at its
+left edge, the others at equal steps to the right, all at half its height. Both axes count from 1 at the leftmost and
+the topmost word, so a page that is shifted or scaled as a whole is the same page. Special tokens stand at (0, 0), which
+is where a text's first one stands.
 """
 
 from __future__ import annotations

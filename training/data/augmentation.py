@@ -13,11 +13,11 @@ def join_documents(documents: Sequence[Document], share: float, generator: rando
     """Lay a random share of the documents together, two to eight at a time and a line each; the others pass unchanged.
 
     A model that has seen only single sentences does not know what a sentence in the midst of others looks like, and
-    that is what a window of a long text is. Only documents annotated alike are joined.
+    that is what a window of a long text is. Only documents annotated alike are joined, and no pages.
     """
     waiting: dict[object, list[Document]] = {}
     for document in documents:
-        if generator.random() >= share:
+        if document.page is not None or generator.random() >= share:
             yield document
             continue
         group = waiting.setdefault((document.annotated, document.flat), [])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from ner_service.errors import ConfigError
 from ner_service.formats import read_documents
 from ner_service.types import Document, Entity, LabelSet
 from training.config import DataConfig, SourceConfig
+from training.data.pages import in_reading_order
 from training.data.pairs import read_pairs
 from training.data.raw import RawCorpus, fraction_of
 from training.data.silver import add_inner
@@ -58,7 +59,7 @@ def read_corpus(config: DataConfig, folder: Path) -> Corpus:
         raise ConfigError("data.dev: found no document, expected some to tell the best epoch by; raise dev_fraction")
     _check_annotated(config, labels)
     for document in (*train, *dev):
-        for entity in document.entities:
+        for entity in (*document.entities, *document.scattered):
             if entity.label not in labels:
                 raise ConfigError(
                     f"data.labels: found {entity.label!r} in document {document.id!r}, expected {_listed(labels)}"
@@ -71,10 +72,14 @@ def read_corpus(config: DataConfig, folder: Path) -> Corpus:
 
 
 def read_source(source: SourceConfig, folder: Path) -> Iterator[Document]:
-    """Documents of one source, chosen and their labels renamed; their metadata names it under "source"."""
+    """Documents of one source, chosen and their labels renamed, pages in the order that the source asks for.
+
+    Their metadata names the source under "source".
+    """
     for document in read_documents(folder / source.path, source.format):
         if _is_chosen(document, source):
-            yield _relabel(document, source)
+            ordered = in_reading_order(document) if source.order == "reading" else document
+            yield _relabel(ordered, source)
 
 
 def _is_chosen(document: Document, source: SourceConfig) -> bool:
@@ -85,13 +90,16 @@ def _is_chosen(document: Document, source: SourceConfig) -> bool:
 
 
 def digest(train: Iterable[Document], dev: Iterable[Document]) -> str:
-    """SHA-256 over texts, entities and what is known of them, in order."""
+    """SHA-256 over texts, entities, boxes of pages and what is known of them, in order."""
     total = hashlib.sha256()
     for part, documents in (("train", train), ("dev", dev)):
         for document in documents:
             annotated = None if document.annotated is None else sorted(document.annotated)
             keys = [entity.key for entity in document.entities]
-            total.update(repr((part, document.text, keys, annotated, document.flat)).encode("utf-8"))
+            parts: tuple[object, ...] = (part, document.text, keys, annotated, document.flat)
+            if document.page is not None:
+                parts += (document.page.boxes, [entity.key for entity in document.scattered])
+            total.update(repr(parts).encode("utf-8"))
     return total.hexdigest()
 
 
@@ -134,10 +142,7 @@ def _check_annotated(config: DataConfig, labels: LabelSet) -> None:
 
 
 def _relabel(document: Document, source: SourceConfig) -> Document:
-    entities: Sequence[Entity] = document.entities
-    if source.labels is not None:
-        kept = [replace(e, label=source.labels[e.label]) for e in entities if e.label in source.labels]
-        entities = sorted(set(kept), key=lambda entity: entity.key)
+    entities, scattered = (_renamed(own, source.labels) for own in (document.entities, document.scattered))
     annotated = document.annotated
     if source.annotated is not None:
         annotated = frozenset(source.annotated)
@@ -145,8 +150,21 @@ def _relabel(document: Document, source: SourceConfig) -> Document:
         annotated = frozenset(source.labels.values())
     metadata = {**document.metadata, "source": source.path}
     return replace(
-        document, entities=tuple(entities), annotated=annotated, flat=document.flat or source.flat, metadata=metadata
+        document,
+        entities=entities,
+        scattered=scattered,
+        annotated=annotated,
+        flat=document.flat or source.flat,
+        metadata=metadata,
     )
+
+
+def _renamed(entities: tuple[Entity, ...], labels: Mapping[str, str] | None) -> tuple[Entity, ...]:
+    """The entities by their new names, those of no new name left out; of equal ones the first."""
+    if labels is None:
+        return entities
+    kept = {replace(entity, label=labels[entity.label]) for entity in entities if entity.label in labels}
+    return tuple(sorted(kept, key=lambda entity: entity.key))
 
 
 def _listed(labels: LabelSet) -> str:

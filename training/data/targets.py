@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from ner_service.text.layout import windows_of
 from ner_service.text.tokenizer import TextTokenizer
-from ner_service.text.windows import split
 from ner_service.types import Document, Encoding, Entity, LabelSet, Window, WindowLimits
 
 
@@ -42,7 +42,7 @@ def examples_of(
     document: Document, tokenizer: TextTokenizer, limits: WindowLimits, labels: LabelSet
 ) -> tuple[list[Example], list[Unrepresentable]]:
     """The windows of a document as examples, and the entities that fit in none of them."""
-    windows = split(document.text, tokenizer, limits)
+    windows = windows_of(document.content, tokenizer, limits)
     annotated = tuple(document.annotated is None or label in document.annotated for label in labels)
     entities = [entity for entity in document.entities if entity.label in labels]
     placed: set[Entity] = set()
@@ -52,6 +52,8 @@ def examples_of(
         placed.update(cells)
         examples.append(Example(window.encoding, tuple(sorted(set(cells.values()))), annotated, document.flat))
     lost = [Unrepresentable(document, e, _reason(e, windows)) for e in entities if e not in placed]
+    torn = [entity for entity in document.scattered if entity.label in labels]
+    lost += [Unrepresentable(document, entity, "its words do not follow each other") for entity in torn]
     return examples, lost
 
 

@@ -55,7 +55,8 @@ class SpansObjective:
     def loss(self, batch: list[Example]) -> Tensor:
         """The loss summed over texts and annotated labels; in training with R-Drop, if the run has it."""
         device = self.accelerator.device
-        inputs = pad([example.encoding.token_ids for example in batch], self.tokenizer.pad_id, device)
+        token_ids = [example.encoding.token_ids for example in batch]
+        inputs = pad(token_ids, self.tokenizer.pad_id, device, [example.encoding.positions for example in batch])
         length = inputs.token_ids_BL.shape[1]
         unknown_BCLL = unknown_cells(batch, len(self.labels), length).to(device)
         positive_BCP = positive_cells(batch, len(self.labels), length).to(device)

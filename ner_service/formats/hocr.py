@@ -1,0 +1,100 @@
+"""hOCR: what an OCR engine read, as HTML, a document a page; no annotation.
+
+A page is an element of class `ocr_page`, a word one of class `ocrx_word`; the `title` of each holds its `bbox`. Words
+of no text are left out. A page without a `bbox` is as large as its words need, one whose `bbox` does not begin at 0 is
+counted from there. The id is the page's, or the file's name and the page's number. A file that declares entities is
+refused: none is ever expanded or fetched.
+
+Source: kba.github.io/hocr-spec.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+
+from ner_service.formats.lines import Line, read_whole
+from ner_service.formats.pages import Word, files_of, page_of
+from ner_service.types import Box, Document
+
+_BBOX = re.compile(r"(?:^|;)\s*bbox((?:\s+[-+.\w]+){4})\s*(?:;|$)")
+
+
+def read(path: Path) -> Iterator[Document]:
+    """The pages of a file, or of each hOCR file of a folder.
+
+    Raises:
+        DataError: names the file and line, what was found and what was expected.
+    """
+    for file in files_of(path, (".hocr", ".html", ".htm", ".xhtml")):
+        parser = _Pages(file)
+        parser.feed(read_whole(file).text)
+        parser.close()
+        yield from parser.documents()
+
+
+class _Pages(HTMLParser):
+    """What is known of a file so far: of each page its id, box and words, and of the word that is open its text."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(convert_charrefs=True)
+        self.path = path
+        self.pages: list[tuple[str | None, Line, Box | None, list[Word]]] = []
+        self.text: list[str] | None = None
+        self.box: Box | None = None
+        self.tag = ""
+        self.depth = 0
+
+    def documents(self) -> Iterator[Document]:
+        for number, (name, line, frame, words) in enumerate(self.pages, start=1):
+            left, top, right, bottom = frame or (0.0, 0.0, 0.0, 0.0)
+            moved = [(text, (x0 - left, y0 - top, x1 - left, y1 - top)) for text, (x0, y0, x1, y1) in words]
+            page = page_of(line, moved, (right - left, bottom - top) if frame else None)
+            yield Document(text=page.text, id=name or f"{self.path.name}:{number}", page=page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        attributes = {name: value or "" for name, value in attrs}
+        classes = attributes.get("class", "").split()
+        if self.text is not None:
+            self.depth += tag == self.tag
+        elif "ocr_page" in classes:
+            self.pages.append((attributes.get("id") or None, self.line(), self.bbox(attributes.get("title", "")), []))
+        elif "ocrx_word" in classes:
+            self.box = self.bbox(attributes.get("title", ""))
+            if self.box is None or not self.pages:
+                raise self.line().error("found a word without a bbox or a page, expected both")
+            self.text, self.tag, self.depth = [], tag, 1
+
+    def handle_endtag(self, tag: str) -> None:
+        if self.text is None or tag != self.tag:
+            return
+        self.depth -= 1
+        if not self.depth:
+            text = "".join(self.text).strip()
+            if text and self.box is not None:
+                self.pages[-1][3].append((text, self.box))
+            self.text = None
+
+    def handle_data(self, data: str) -> None:
+        if self.text is not None:
+            self.text.append(data)
+
+    def handle_decl(self, decl: str) -> None:
+        if "[" in decl:
+            raise self.line().error("found a document type with declarations of its own, expected none")
+
+    def bbox(self, title: str) -> Box | None:
+        """The box that a title tells, None where it tells none."""
+        match = _BBOX.search(title)
+        if match is None:
+            return None
+        try:
+            x0, y0, x1, y1 = (float(number) for number in match[1].split())
+        except ValueError as error:
+            raise self.line().error(f"bbox: found {error}, expected four numbers") from None
+        return x0, y0, x1, y1
+
+    def line(self) -> Line:
+        return Line(self.path, self.getpos()[0], "")
