@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 
 from typing_extensions import TypedDict
 
 from ner_service.decoding import nesting
 from ner_service.text.offsets import OffsetConverter
-from ner_service.types import Entity
+from ner_service.types import Box, Entity, Page
 
 
 class EntityReply(TypedDict):
@@ -37,3 +38,54 @@ def entity_replies(text: str, entities: Sequence[Entity], converter: OffsetConve
         }
         for entity, (parent, depth) in zip(entities, nesting(entities), strict=True)
     ]
+
+
+class PageEntityReply(EntityReply):
+    """An entity of a page: `words` are its words in the order of reading, `boxes` theirs, `start` and `end` the range.
+
+    The range runs from the least index to one past the greatest. It has other words in it where the entity's own do
+    not stand together in what the client sent; `words` has none but the entity's.
+    """
+
+    words: list[int]
+    boxes: list[Box]
+
+
+def page_entity_replies(page: Page, order: Sequence[int], entities: Sequence[Entity]) -> list[PageEntityReply]:
+    """Entities of a page as it was read, whose word i is the client's word `order[i]`; sorted as those of a text."""
+    text, ranges = page.text, page.ranges()
+    starts, ends = ([word[side] for word in ranges] for side in (0, 1))
+    replies: list[PageEntityReply] = []
+    for entity, (parent, depth) in zip(entities, nesting(entities), strict=True):
+        first, last = bisect_right(starts, entity.start) - 1, bisect_left(ends, entity.end)
+        words = list(order[first : last + 1])
+        replies.append(
+            {
+                "start": min(words),
+                "end": max(words) + 1,
+                "text": text[entity.start : entity.end],
+                "label": entity.label,
+                "score": round(entity.score or 0.0, 6),
+                "parent": parent,
+                "depth": depth,
+                "words": words,
+                "boxes": list(page.boxes[first : last + 1]),
+            }
+        )
+    return _sorted(replies)
+
+
+def _sorted(replies: Sequence[PageEntityReply]) -> list[PageEntityReply]:
+    """The replies by the client's indices, an outer before an inner one, each still naming its parent."""
+
+    def key(index: int) -> tuple[int, int, int, str]:
+        reply = replies[index]
+        return (reply["start"], -reply["end"], -len(reply["words"]), reply["label"])
+
+    indices = sorted(range(len(replies)), key=key)
+    places = {index: place for place, index in enumerate(indices)}
+    found = [replies[index] for index in indices]
+    for reply in found:
+        if reply["parent"] is not None:
+            reply["parent"] = places[reply["parent"]]
+    return found

@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 from ner_service import __version__
 from ner_service.serving.embedding import Embedder
 from ner_service.serving.extraction import Extractor
+from ner_service.serving.images import ImageReader
 from ner_service.serving.metrics import Metrics
 from ner_service.serving.middleware import ApiKey, BodyLimit, RequestLog
 from ner_service.serving.pages import build_pages
@@ -27,9 +28,12 @@ from ner_service.serving.settings import Settings
 _DESCRIPTION = "Named entities, nested and scored. Offsets are half-open and refer to the text as it was sent."
 
 
-def build_app(settings: Settings, registry: Registry, metrics: Metrics) -> FastAPI:
-    """The service as an app. Models warm up when it starts; it answers 503 until they are ready."""
-    reader = Reader(settings)
+def build_app(settings: Settings, registry: Registry, metrics: Metrics, images: ImageReader | None = None) -> FastAPI:
+    """The service as an app. Models warm up when it starts; it answers 503 until they are ready.
+
+    Without `images` an item that is one is an error.
+    """
+    reader = Reader(settings, images)
     services = Services(
         settings=settings,
         registry=registry,
@@ -40,10 +44,14 @@ def build_app(settings: Settings, registry: Registry, metrics: Metrics) -> FastA
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        if images is not None:
+            images.start()
         warming = asyncio.create_task(asyncio.to_thread(registry.warm_up))
         yield
         registry.drain()
         registry.abort()
+        if images is not None:
+            images.abort()
         await warming
         reader.close()
 

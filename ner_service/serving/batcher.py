@@ -38,8 +38,10 @@ class QueueFullError(ServiceError):
 
     code = "queue_full"
 
-    def __init__(self, num_tokens: int, queued_tokens: int, queue_tokens: int, retry_after_s: float) -> None:
-        found = f"{num_tokens} tokens do not fit beside {queued_tokens} waiting ones"
+    def __init__(
+        self, num_tokens: int, queued_tokens: int, queue_tokens: int, retry_after_s: float, unit: str = "tokens"
+    ) -> None:
+        found = f"{num_tokens} {unit} do not fit beside {queued_tokens} waiting ones"
         super().__init__(f"the queue is full: {found}, the limit is {queue_tokens}")
         self.retry_after_s = retry_after_s
 
@@ -116,6 +118,7 @@ class Batcher(Generic[Item, Answer]):
         queue_tokens: the most tokens that wait, except of a job that is larger by itself.
         observer: is told what happens.
         on_death: called once, from the dying thread, after every job has failed.
+        unit: what a token is, in the words of a refusal.
         clock: seconds, monotonic.
     """
 
@@ -127,6 +130,7 @@ class Batcher(Generic[Item, Answer]):
         queue_tokens: int,
         observer: Observer,
         on_death: Callable[[], None],
+        unit: str = "tokens",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._run = run
@@ -134,6 +138,7 @@ class Batcher(Generic[Item, Answer]):
         self._queue_tokens = queue_tokens
         self._observer = observer
         self._on_death = on_death
+        self._unit = unit
         self._clock = clock
         self._changed = threading.Condition()
         self._queue: deque[_Unit[Item, Answer]] = deque()
@@ -165,7 +170,7 @@ class Batcher(Generic[Item, Answer]):
                 raise self._refusal()
             if self._queued_tokens and self._queued_tokens + num_tokens > self._queue_tokens:
                 retry_after_s = self._queued_tokens / self._tokens_per_s if self._tokens_per_s else 1.0
-                raise QueueFullError(num_tokens, self._queued_tokens, self._queue_tokens, retry_after_s)
+                raise QueueFullError(num_tokens, self._queued_tokens, self._queue_tokens, retry_after_s, self._unit)
 
     def submit(self, items: Sequence[Item], lengths: Sequence[int]) -> Job[Answer]:
         """Admit all items or none.

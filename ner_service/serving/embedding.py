@@ -8,9 +8,10 @@ from __future__ import annotations
 import numpy as np
 
 from ner_service.errors import NerServiceError
+from ner_service.serving.items import Item
 from ner_service.serving.metrics import Metrics
 from ner_service.serving.problems import item_problem
-from ner_service.serving.reading import Answer, Reader, Reading, ReadText
+from ner_service.serving.reading import Answer, Reader, Reading, ReadItem
 from ner_service.serving.registry import ServedModel, Vectors
 from ner_service.serving.schemas import (
     EmbeddingResult,
@@ -20,7 +21,6 @@ from ner_service.serving.schemas import (
     RankedResult,
     SimilarReply,
     SimilarRequest,
-    TextItem,
     UnrankedResult,
 )
 
@@ -59,14 +59,14 @@ class Embedder:
             "model": reading.model_name,
             "results": [
                 self._embedding(reading.model, item, text)
-                for item, text in zip(reading.items, reading.texts, strict=True)
+                for item, text in zip(reading.items, reading.found, strict=True)
             ],
             "usage": reading.usage,
             "timing_ms": reading.timing(received_at),
         }
 
     def _embedding(
-        self, model: ServedModel, item: TextItem, text: ReadText[Vectors] | NerServiceError
+        self, model: ServedModel, item: Item, text: ReadItem[Vectors] | NerServiceError
     ) -> EmbeddingResult | ErrorResult:
         if isinstance(text, NerServiceError):
             return self._error(item, text)
@@ -79,7 +79,7 @@ class Embedder:
         }
 
     def _similar_reply(self, request: SimilarRequest, reading: Reading[Vectors], received_at: float) -> SimilarReply:
-        model, (item, *candidates), (text, *others) = reading.model, reading.items, reading.texts
+        model, (item, *candidates), (text, *others) = reading.model, reading.items, reading.found
         if isinstance(text, NerServiceError):
             raise text
         vector_E = self._vector(model, text)
@@ -101,10 +101,10 @@ class Embedder:
             "timing_ms": reading.timing(received_at),
         }
 
-    def _vector(self, model: ServedModel, text: ReadText[Vectors]) -> Vectors:
+    def _vector(self, model: ServedModel, text: ReadItem[Vectors]) -> Vectors:
         self._metrics.vector_made(len(text.windows))
         return model.recognizer.pool(text.answers)
 
-    def _error(self, item: TextItem, error: NerServiceError) -> ErrorResult:
+    def _error(self, item: Item, error: NerServiceError) -> ErrorResult:
         self._metrics.rejected(error.code)
         return {"id": item.id, "status": "error", "error": item_problem(error)}

@@ -1,17 +1,21 @@
-"""A request for entities: its texts as they were read -> entities -> reply. Knows no web and no torch."""
+"""A request for entities: its texts and pages as they were read -> entities -> reply. Knows no web and no torch."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ner_service.errors import NerServiceError
-from ner_service.replies import entity_replies
+from ner_service.replies import entity_replies, page_entity_replies
+from ner_service.serving.contents import OrderedPage
+from ner_service.serving.items import ImageItem, Item
 from ner_service.serving.metrics import Metrics
 from ner_service.serving.problems import item_problem
-from ner_service.serving.reading import Answer, Reader, Reading, ReadText
+from ner_service.serving.reading import Answer, Reader, Reading, ReadItem
 from ner_service.serving.registry import ServedModel
-from ner_service.serving.schemas import ErrorResult, ExtractReply, ExtractRequest, OkResult, TextItem
+from ner_service.serving.schemas import ErrorResult, ExtractReply, ExtractRequest, OkResult, PageResult
 from ner_service.text.offsets import OffsetConverter
+from ner_service.types import Entity, OffsetUnit
 
 if TYPE_CHECKING:
     from ner_service.decoding import Candidates
@@ -40,29 +44,58 @@ class Extractor:
             "model": reading.model_name,
             "offset_unit": request.offset_unit,
             "results": [
-                self._result(reading.model, request, item, text)
-                for item, text in zip(reading.items, reading.texts, strict=True)
+                self._result(reading.model, request, pointer, item, found)
+                for pointer, item, found in zip(request.pointers, reading.items, reading.found, strict=True)
             ],
             "usage": reading.usage,
             "timing_ms": reading.timing(received_at),
         }
 
     def _result(
-        self, model: ServedModel, request: ExtractRequest, item: TextItem, text: ReadText[Candidates] | NerServiceError
-    ) -> OkResult | ErrorResult:
+        self,
+        model: ServedModel,
+        request: ExtractRequest,
+        pointer: str,
+        item: Item,
+        found: ReadItem[Candidates] | NerServiceError,
+    ) -> OkResult | PageResult | ErrorResult:
         try:
-            if isinstance(text, NerServiceError):
-                raise text
-            entities = model.recognizer.decode(text.windows, text.answers, request.options)
+            if isinstance(found, NerServiceError):
+                raise found
+            entities = model.recognizer.decode(found.windows, found.answers, request.options)
         except NerServiceError as error:
             self._metrics.rejected(error.code)
-            return {"id": item.id, "status": "error", "error": item_problem(error)}
-        self._metrics.text_done(len(text.windows), [(entity.label, entity.score or 0.0) for entity in entities])
-        converter = OffsetConverter(item.text, request.offset_unit)
-        return {
-            "id": item.id,
-            "status": "ok",
-            "length": converter.from_codepoint(len(item.text)),
-            "windows": len(text.windows),
-            "entities": entity_replies(item.text, entities, converter),
-        }
+            return {"id": item.id, "status": "error", "error": item_problem(error, pointer)}
+        self._metrics.text_done(len(found.windows), [(entity.label, entity.score or 0.0) for entity in entities])
+        if isinstance(found.content, str):
+            return _text_result(item, found.content, len(found.windows), entities, request.offset_unit)
+        self._metrics.page_done(len(found.content.page.words))
+        return _page_result(item, found.content, len(found.windows), entities)
+
+
+def _text_result(
+    item: Item, text: str, num_windows: int, entities: Sequence[Entity], offset_unit: OffsetUnit
+) -> OkResult:
+    converter = OffsetConverter(text, offset_unit)
+    return {
+        "id": item.id,
+        "status": "ok",
+        "length": converter.from_codepoint(len(text)),
+        "windows": num_windows,
+        "entities": entity_replies(text, entities, converter),
+    }
+
+
+def _page_result(item: Item, read: OrderedPage, num_windows: int, entities: Sequence[Entity]) -> PageResult:
+    page = read.page
+    result: PageResult = {
+        "id": item.id,
+        "status": "ok",
+        "offset_unit": "word",
+        "length": len(page.words),
+        "windows": num_windows,
+        "entities": page_entity_replies(page, read.order, entities),
+    }
+    if isinstance(item, ImageItem):
+        result |= {"words": list(page.words), "boxes": list(page.boxes), "page": page.size}
+    return result

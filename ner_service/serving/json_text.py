@@ -1,13 +1,14 @@
 """JSON as bytes, both ways. Knows no schema.
 
 Python's parser, for it lets an escaped lone surrogate pass (it is JSON, though not Unicode), so that it can be the
-fault of one text. It also lets pass what JSON does not have, which is refused here.
+fault of one text. It also knows NaN and Infinity, which JSON does not have: each becomes a `Constant`, which is of no
+type that a field may have, so that it can be the fault of one page.
 """
 
 from __future__ import annotations
 
 import json
-from typing import NoReturn
+from dataclasses import dataclass
 
 from pydantic_core import PydanticSerializationError, to_json
 
@@ -20,6 +21,13 @@ class InvalidJsonError(CallerError):
     code = "invalid_json"
 
 
+@dataclass(frozen=True, slots=True)
+class Constant:
+    """What stands for a number and is none: `name` is NaN, Infinity or -Infinity."""
+
+    name: str
+
+
 def parse_json(body: bytes) -> object:
     """The value of a body; a byte order mark is skipped.
 
@@ -27,7 +35,7 @@ def parse_json(body: bytes) -> object:
         InvalidJsonError: not UTF-8, not JSON, nested too deeply, a number beyond all use, or a key that stands twice.
     """
     try:
-        return json.loads(body.decode("utf-8-sig"), parse_constant=_refuse_constant, object_pairs_hook=_object)
+        return json.loads(body.decode("utf-8-sig"), parse_constant=Constant, object_pairs_hook=_object)
     except UnicodeDecodeError as error:
         raise InvalidJsonError(f"the body is not UTF-8 at byte {error.start}") from None
     except json.JSONDecodeError as error:
@@ -45,10 +53,6 @@ def json_bytes(value: object) -> bytes:
         return to_json(value)
     except PydanticSerializationError:
         return json.dumps(value, separators=(",", ":")).encode("ascii")
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise InvalidJsonError(f"the body is not JSON: {name} is no JSON number")
 
 
 def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:

@@ -17,6 +17,7 @@ CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 _TOKENS = tuple(float(2**power) for power in range(4, 17))
 _SEQUENCES = tuple(float(2**power) for power in range(11))
+_WORDS = tuple(float(2**power) for power in range(3, 15))
 _RATIOS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 _SCORES = tuple(tenth / 10 for tenth in range(1, 11))
 
@@ -49,7 +50,7 @@ class Metrics:
         self._inference_s = Histogram(
             "ner_inference_duration_seconds", "The model's time for a batch.", buckets=_SECONDS, registry=own
         )
-        self._windows = Histogram("ner_text_windows", "Windows of a text.", buckets=_SEQUENCES, registry=own)
+        self._windows = Histogram("ner_text_windows", "Windows of a text or a page.", buckets=_SEQUENCES, registry=own)
         self._rejected = Counter(
             "ner_rejected", "Requests and texts refused, by the error's code.", ["reason"], registry=own
         )
@@ -57,6 +58,11 @@ class Metrics:
         self._entities = Counter("ner_entities", "Entities found.", ["label"], registry=own)
         self._scores = Histogram(
             "ner_entity_score", "Probabilities of entities.", ["label"], buckets=_SCORES, registry=own
+        )
+        self._page_words = Histogram("ner_page_words", "Words of a page answered.", buckets=_WORDS, registry=own)
+        self._queue_images = Gauge("ner_queue_images", "Images that wait to be read.", registry=own)
+        self._image_s = Histogram(
+            "ner_image_duration_seconds", "The time to read the words of an image.", buckets=_SECONDS, registry=own
         )
         self._embeddings = Counter("ner_embeddings", "Vectors of texts made.", registry=own)
         self._model = Info("ner_model", "The model that is served.", registry=own)
@@ -76,11 +82,21 @@ class Metrics:
         self._rejected.labels(reason).inc()
 
     def text_done(self, num_windows: int, entities: Iterable[tuple[str, float]]) -> None:
-        """A text was answered; its entities as (label, score)."""
+        """A text or a page was answered; its entities as (label, score)."""
         self._windows.observe(num_windows)
         for label, score in entities:
             self._entities.labels(label).inc()
             self._scores.labels(label).observe(score)
+
+    def page_done(self, num_words: int) -> None:
+        """The text that was answered is a page."""
+        self._page_words.observe(num_words)
+
+    def images_queued(self, num_images: int) -> None:
+        self._queue_images.set(num_images)
+
+    def image_read(self, duration_s: float) -> None:
+        self._image_s.observe(duration_s)
 
     def vector_made(self, num_windows: int) -> None:
         """A text has its vector."""

@@ -26,6 +26,7 @@ from typing_extensions import TypedDict
 
 from ner_service.errors import (
     InferenceError,
+    InvalidPageError,
     InvalidTextError,
     MissingHeadError,
     NerServiceError,
@@ -33,6 +34,7 @@ from ner_service.errors import (
     TooManyCandidatesError,
 )
 from ner_service.serving.batcher import ClosedError, DeadlineError, ModelDiedError, QueueFullError
+from ner_service.serving.images import ImagesOffError, InvalidImageError
 from ner_service.serving.json_text import InvalidJsonError, json_bytes
 
 MEDIA_TYPE = "application/problem+json"
@@ -46,20 +48,20 @@ class FieldFault(TypedDict):
 
 
 class ItemProblem(TypedDict):
-    """Why one text has no answer."""
+    """Why one item has no answer. `type` is `urn:ner-service:` and a code that does not change."""
 
     type: str
     title: str
     status: int
     detail: str
+    errors: NotRequired[list[FieldFault]]
 
 
 class Problem(ItemProblem):
-    """Why a request has no answer (RFC 9457). `type` is `urn:ner-service:` and a code that does not change."""
+    """Why a request has no answer (RFC 9457)."""
 
     instance: str
     request_id: str
-    errors: NotRequired[list[FieldFault]]
 
 
 class ServingError(NerServiceError):
@@ -143,6 +145,9 @@ _STATUS: Mapping[type[NerServiceError], int] = {
     InvalidJsonError: HTTPStatus.BAD_REQUEST,
     MissingHeadError: HTTPStatus.CONFLICT,
     InvalidTextError: HTTPStatus.UNPROCESSABLE_ENTITY,
+    InvalidPageError: HTTPStatus.UNPROCESSABLE_ENTITY,
+    InvalidImageError: HTTPStatus.UNPROCESSABLE_ENTITY,
+    ImagesOffError: HTTPStatus.CONFLICT,
     TextTooLongError: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     TooManyCandidatesError: HTTPStatus.UNPROCESSABLE_ENTITY,
     InferenceError: HTTPStatus.INTERNAL_SERVER_ERROR,
@@ -153,15 +158,20 @@ _STATUS: Mapping[type[NerServiceError], int] = {
 }
 
 
-def item_problem(error: NerServiceError) -> ItemProblem:
-    """The problem of one text."""
+def item_problem(error: NerServiceError, pointer: str = "") -> ItemProblem:
+    """The problem of the item that stands at `pointer` in the body."""
     status = error.status if isinstance(error, ServingError) else _STATUS.get(type(error), 500)
-    return {
+    problem: ItemProblem = {
         "type": f"urn:ner-service:{error.code}",
         "title": HTTPStatus(status).phrase,
         "status": int(status),
         "detail": str(error),
     }
+    if isinstance(error, InvalidPageError | InvalidImageError):
+        fault = FieldFault(pointer=f"{pointer}/{error.pointer}", detail=error.detail)
+        problem["detail"] = f"{fault['pointer']}: {fault['detail']}"
+        problem["errors"] = [fault]
+    return problem
 
 
 def problem_response(error: NerServiceError, *, instance: str, request_id: str) -> Response:

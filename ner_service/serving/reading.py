@@ -1,7 +1,8 @@
-"""What requests of every kind go through: texts -> windows -> the model's queue -> the model's answer to each text.
+"""What requests of every kind go through: items -> windows -> the model's queue -> the model's answer to each item.
 
-Texts are encoded in a pool of threads beside the model's. Every text stands alone: its fault is its own, and its
-neighbours have their answers. Knows no web, no torch, and not what the answers are.
+Images become pages first, in a thread of theirs. Texts and pages are encoded in a pool of threads beside the model's.
+Every item stands alone: its fault is its own, and its neighbours have their answers. Knows no web, no torch, and not
+what the answers are.
 """
 
 from __future__ import annotations
@@ -9,54 +10,72 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
 from ner_service.errors import InferenceError, NerServiceError, TextTooLongError
+from ner_service.serving.contents import Content, OrderedPage, ordered_page, page_of_image
+from ner_service.serving.images import ImageReader, ImagesOffError
+from ner_service.serving.items import ImageItem, Item, PageItem, TextItem
 from ner_service.serving.json_text import json_bytes
 from ner_service.serving.registry import ServedModel, Vectors, WindowTask
-from ner_service.serving.schemas import ModelName, TextItem, Timing, Usage
+from ner_service.serving.schemas import ModelName, Timing, Usage
 from ner_service.serving.settings import Settings
-from ner_service.types import Window
+from ner_service.types import Page, Window
 
 if TYPE_CHECKING:
     from ner_service.decoding import Candidates
 
 A = TypeVar("A")
 
-_Encoded = list[Window] | NerServiceError
+_IMAGES_OFF = "found an image, expected a text or a page with words and boxes: this service reads no images (NER_OCR)"
+
+_ReadImages = Iterator[Page | NerServiceError]
 
 
 @dataclass(frozen=True, slots=True)
-class ReadText(Generic[A]):
-    """The windows of a text, and the model's answer to each."""
+class ReadItem(Generic[A]):
+    """What the model read, the windows of it, and the model's answer to each."""
 
+    content: Content
     windows: list[Window]
     answers: list[A]
 
 
+@dataclass(frozen=True, slots=True)
+class _Encoded:
+    """What an item holds, and its windows; the error in the place of what there is not."""
+
+    content: Content | NerServiceError
+    windows: list[Window] | NerServiceError
+
+    @property
+    def num_characters(self) -> int:
+        match self.content:
+            case str():
+                return len(self.content)
+            case OrderedPage():
+                return len(self.content.page.text)
+            case _:
+                return 0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading(Generic[A]):
-    """A request's texts as the model read them, each with its own error if it has one, and what that cost."""
+    """A request's items as the model read them, each with its own error if it has one, and what that cost."""
 
     model: ServedModel
-    items: list[TextItem]
-    texts: list[ReadText[A] | NerServiceError]
-    num_tokens: int
-    num_windows: int
+    items: Sequence[Item]
+    found: list[ReadItem[A] | NerServiceError]
+    usage: Usage
     queue_s: float
     inference_s: float
 
     @property
     def model_name(self) -> ModelName:
         return {"name": self.model.manifest.name, "version": self.model.manifest.version}
-
-    @property
-    def usage(self) -> Usage:
-        num_characters = sum(len(item.text) for item in self.items)
-        return {"characters": num_characters, "tokens": self.num_tokens, "windows": self.num_windows}
 
     def timing(self, received_at: float) -> Timing:
         """Of a request whose last byte came at `received_at`, by `time.perf_counter`, and which is answered now."""
@@ -78,23 +97,24 @@ class Answer:
 
 
 class Reader:
-    """Reads the texts of many requests at a time."""
+    """Reads the items of many requests at a time; those that are images only if it is given who reads them."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, images: ImageReader | None) -> None:
         self._settings = settings
+        self._images = images
         self._threads = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="text")
 
     async def find(
-        self, model: ServedModel, items: list[TextItem], cutoffs: tuple[float, ...], *, one_window: bool
+        self, model: ServedModel, items: Sequence[Item], cutoffs: tuple[float, ...], *, one_window: bool
     ) -> Reading[Candidates]:
-        """The candidates of every window; with `one_window`, a text that needs more is an error.
+        """The candidates of every window; with `one_window`, an item that needs more is an error.
 
         Raises:
             QueueFullError, DeadlineError, ClosedError, ModelDiedError: the request as a whole has no answer.
         """
         return cast("Reading[Candidates]", await self._read(model, items, cutoffs, one_window))
 
-    async def embed(self, model: ServedModel, items: list[TextItem]) -> Reading[Vectors]:
+    async def embed(self, model: ServedModel, items: Sequence[Item]) -> Reading[Vectors]:
         """The unit vector of every window.
 
         Raises:
@@ -107,7 +127,7 @@ class Reader:
         loop = asyncio.get_running_loop()
         return Answer(
             body=await loop.run_in_executor(self._threads, lambda: json_bytes(write())),
-            num_tokens=reading.num_tokens,
+            num_tokens=reading.usage["tokens"],
             queue_s=reading.queue_s,
             inference_s=reading.inference_s,
         )
@@ -116,45 +136,85 @@ class Reader:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def _read(
-        self, model: ServedModel, items: list[TextItem], cutoffs: tuple[float, ...] | None, one_window: bool
+        self, model: ServedModel, items: Sequence[Item], cutoffs: tuple[float, ...] | None, one_window: bool
     ) -> Reading[Candidates | Vectors]:
         # Overload is refused before anything is done for the request.
         model.batcher.check_room(1)
+        images = await self._read_images(items)
         loop = asyncio.get_running_loop()
-        encoded = await loop.run_in_executor(self._threads, self._encode, model, items, one_window)
-        tasks = [WindowTask(window.encoding, cutoffs) for text in encoded if isinstance(text, list) for window in text]
-        lengths = [len(task.encoding) for task in tasks]
+        encoded = await loop.run_in_executor(self._threads, self._encode, model, items, images, one_window)
+        windows = [window for each in encoded if isinstance(each.windows, list) for window in each.windows]
+        lengths = [len(window.encoding) for window in windows]
+        tasks = [WindowTask(window.encoding, cutoffs) for window in windows]
         outcome = await model.batcher.answer(tasks, lengths, self._settings.deadline_s)
         stream = iter(outcome.answers)
+        num_characters = sum(each.num_characters for each in encoded)
         return Reading(
             model=model,
             items=items,
-            texts=[_read_text(text, stream) if isinstance(text, list) else text for text in encoded],
-            num_tokens=sum(lengths),
-            num_windows=len(tasks),
+            found=[_read_item(each, stream) for each in encoded],
+            usage={"characters": num_characters, "tokens": sum(lengths), "windows": len(windows)},
             queue_s=outcome.queue_s,
             inference_s=outcome.inference_s,
         )
 
-    def _encode(self, model: ServedModel, items: list[TextItem], one_window: bool) -> list[_Encoded]:
-        return [self._encode_text(model, item.text, one_window) for item in items]
+    async def _read_images(self, items: Sequence[Item]) -> _ReadImages:
+        """The page or the error of every image among the items, in their order."""
+        images = [item.image for item in items if isinstance(item, ImageItem)]
+        if self._images is None:
+            return iter([ImagesOffError(_IMAGES_OFF) for _ in images])
+        return iter(await self._images.read(images))
 
-    def _encode_text(self, model: ServedModel, text: str, one_window: bool) -> _Encoded:
-        if len(text) > self._settings.max_characters:
-            return TextTooLongError(f"found {len(text)} characters, expected at most {self._settings.max_characters}")
+    def _encode(
+        self, model: ServedModel, items: Sequence[Item], images: _ReadImages, one_window: bool
+    ) -> list[_Encoded]:
+        return [self._encode_item(model, item, images, one_window) for item in items]
+
+    def _encode_item(self, model: ServedModel, item: Item, images: _ReadImages, one_window: bool) -> _Encoded:
+        content: Content | NerServiceError
         try:
-            windows = model.recognizer.encode(text)
+            content = self._content(item, images)
         except NerServiceError as error:
-            return error
+            return _Encoded(error, error)
+        try:
+            return _Encoded(content, self._windows(model, content, one_window))
+        except NerServiceError as error:
+            return _Encoded(content, error)
+
+    def _content(self, item: Item, images: _ReadImages) -> Content:
+        match item:
+            case TextItem():
+                return item.text
+            case PageItem():
+                return ordered_page(item, self._settings.max_words)
+            case ImageItem():
+                page = next(images)
+                if isinstance(page, NerServiceError):
+                    raise page
+                return page_of_image(page, self._settings.max_words)
+
+    def _windows(self, model: ServedModel, content: Content, one_window: bool) -> list[Window]:
+        read = content if isinstance(content, str) else content.page
+        num_characters = len(read if isinstance(read, str) else read.text)
+        if num_characters > self._settings.max_characters:
+            raise TextTooLongError(
+                f"found {num_characters} characters, expected at most {self._settings.max_characters}"
+            )
+        windows = model.recognizer.encode(read)
         if one_window and len(windows) > 1:
             limit = model.manifest.window.max_tokens
-            return TextTooLongError(f"the text needs {len(windows)} windows, expected one of at most {limit} tokens")
+            raise TextTooLongError(f"found a need of {len(windows)} windows, expected one of at most {limit} tokens")
         return windows
 
 
-def _read_text(windows: list[Window], stream: Iterator[A | InferenceError]) -> ReadText[A] | InferenceError:
-    """A text with as many answers as it has windows, or the first error among them."""
+def _read_item(encoded: _Encoded, stream: Iterator[A | InferenceError]) -> ReadItem[A] | NerServiceError:
+    """An item with as many answers as it has windows, or the first error among them."""
+    content, windows = encoded.content, encoded.windows
+    if isinstance(content, NerServiceError):
+        return content
+    if isinstance(windows, NerServiceError):
+        return windows
     found = [next(stream) for _ in windows]
     answers = [answer for answer in found if not isinstance(answer, InferenceError)]
     errors = [answer for answer in found if isinstance(answer, InferenceError)]
-    return errors[0] if errors else ReadText(windows, answers)
+    return errors[0] if errors else ReadItem(content, windows, answers)

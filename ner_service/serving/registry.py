@@ -21,7 +21,7 @@ from ner_service.serving.metrics import Metrics
 from ner_service.serving.problems import NotFoundError, NotReadyError
 from ner_service.serving.settings import Settings
 from ner_service.text.planning import plan_groups
-from ner_service.types import Encoding, Entity, LabelSet, RecognizeOptions, Window
+from ner_service.types import Encoding, Entity, LabelSet, Page, RecognizeOptions, Window
 
 if TYPE_CHECKING:
     from ner_service.bundle import Manifest
@@ -47,7 +47,7 @@ class Recognizer(Protocol):
 
     def require_head(self, head: str) -> None: ...
 
-    def encode(self, text: str) -> list[Window]: ...
+    def encode(self, content: str | Page) -> list[Window]: ...
 
     def cutoffs(self, options: RecognizeOptions) -> tuple[float, ...]: ...
 

@@ -7,74 +7,26 @@ being checked again, and stand in the OpenAPI file.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Literal, NotRequired, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
+from pydantic import Field, ValidationError
 from typing_extensions import TypedDict
 
-from ner_service.replies import EntityReply
+from ner_service.replies import EntityReply, PageEntityReply
+from ner_service.serving.items import TAGS, Inputs, Item, Strict, TextInput, TextInputs, item, text_item
+from ner_service.serving.json_text import Constant, InvalidJsonError
 from ner_service.serving.problems import FieldFault, InvalidFieldError, ItemProblem, TooLargeError
-from ner_service.types import OffsetUnit, OverlapPolicy, RecognizeOptions
-
-# Pydantic puts these into the place of a fault; `_pointer` takes them out again.
-_TEXT, _ITEM, _LIST = "<text>", "<item>", "<list>"
+from ner_service.types import Box, OffsetUnit, OverlapPolicy, RecognizeOptions
 
 _MAX_FAULTS = 100
 
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+class ExtractRequest(Strict):
+    """Texts, pages and images, and what to look for in them."""
 
-
-class TextItem(_Strict):
-    """A text with a name of the client's own, which the reply repeats."""
-
-    text: str
-    id: str | None = None
-
-
-def _kind(value: object) -> str | None:
-    match value:
-        case str():
-            return _TEXT
-        case dict() | TextItem():
-            return _ITEM
-        case list():
-            return _LIST
-        case _:
-            return None
-
-
-Input = Annotated[
-    Annotated[str, Tag(_TEXT)] | Annotated[TextItem, Tag(_ITEM)],
-    Discriminator(
-        _kind, custom_error_type="input", custom_error_message="Input should be a text or an object with a text"
-    ),
-]
-Inputs = Annotated[
-    Annotated[str, Tag(_TEXT)] | Annotated[TextItem, Tag(_ITEM)] | Annotated[list[Input], Tag(_LIST)],
-    Discriminator(
-        _kind,
-        custom_error_type="inputs",
-        custom_error_message="Input should be a text, an object with a text, or a list of them",
-    ),
-]
-
-
-class _Texts(_Strict):
-    inputs: Inputs = Field(description="One text, one object with a text and an id, or a list of both.")
-
-    @property
-    def items(self) -> list[TextItem]:
-        """The inputs in their order, each with its id."""
-        return [_item(each) for each in (self.inputs if isinstance(self.inputs, list) else [self.inputs])]
-
-
-class ExtractRequest(_Texts):
-    """Texts, and what to look for in them."""
-
+    inputs: Inputs = Field(description="One text, one object with a text, a page or an image, or a list of them.")
     labels: Annotated[list[str], Field(min_length=1)] | None = Field(
         default=None, description="Only these labels, chosen before the overlap policy; null means all."
     )
@@ -99,6 +51,18 @@ class ExtractRequest(_Texts):
     )
 
     @property
+    def items(self) -> list[Item]:
+        """The inputs in their order, each with its id."""
+        return [item(each) for each in (self.inputs if isinstance(self.inputs, list) else [self.inputs])]
+
+    @property
+    def pointers(self) -> list[str]:
+        """Where in the body each item stands, as a JSON pointer."""
+        return (
+            [f"/inputs/{index}" for index in range(len(self.inputs))] if isinstance(self.inputs, list) else ["/inputs"]
+        )
+
+    @property
     def options(self) -> RecognizeOptions:
         """What the recogniser is asked."""
         return RecognizeOptions(
@@ -109,26 +73,33 @@ class ExtractRequest(_Texts):
         )
 
 
-class EmbedRequest(_Texts):
+class EmbedRequest(Strict):
     """Texts whose vectors are asked for."""
 
+    inputs: TextInputs = Field(description="One text, one object with a text and an id, or a list of both.")
 
-class SimilarRequest(_Strict):
+    @property
+    def items(self) -> list[Item]:
+        """The inputs in their order, each with its id."""
+        return [text_item(each) for each in (self.inputs if isinstance(self.inputs, list) else [self.inputs])]
+
+
+class SimilarRequest(Strict):
     """A text, and the candidates that are ranked by how much they are like it."""
 
-    input: Input = Field(description="A text, or an object with a text and an id.")
-    candidates: list[Input] = Field(description="Texts, objects with a text and an id, or both.")
+    input: TextInput = Field(description="A text, or an object with a text and an id.")
+    candidates: list[TextInput] = Field(description="Texts, objects with a text and an id, or both.")
     top_k: Annotated[int, Field(ge=1)] | None = Field(
         default=None, description="Only so many of the best candidates; null means all."
     )
 
     @property
-    def items(self) -> list[TextItem]:
+    def items(self) -> list[Item]:
         """The text and then the candidates in their order, each with its id."""
-        return [_item(each) for each in (self.input, *self.candidates)]
+        return [text_item(each) for each in (self.input, *self.candidates)]
 
 
-R = TypeVar("R", bound=_Strict)
+R = TypeVar("R", bound=Strict)
 
 
 def parse_extract(value: object, known_labels: Sequence[str], max_inputs: int) -> ExtractRequest:
@@ -136,6 +107,7 @@ def parse_extract(value: object, known_labels: Sequence[str], max_inputs: int) -
 
     Raises:
         TooLargeError: more than `max_inputs` inputs.
+        InvalidJsonError: NaN or Infinity outside a page.
         InvalidFieldError: the faults with their pointers; a label that is not in `known_labels` is one.
     """
     request = _parse(ExtractRequest, value, "inputs", max_inputs)
@@ -157,6 +129,7 @@ def parse_embed(value: object, max_inputs: int) -> EmbedRequest:
 
     Raises:
         TooLargeError: more than `max_inputs` inputs.
+        InvalidJsonError: NaN or Infinity.
         InvalidFieldError: the faults with their pointers.
     """
     return _parse(EmbedRequest, value, "inputs", max_inputs)
@@ -167,6 +140,7 @@ def parse_similar(value: object, max_inputs: int) -> SimilarRequest:
 
     Raises:
         TooLargeError: more than `max_inputs` candidates.
+        InvalidJsonError: NaN or Infinity.
         InvalidFieldError: the faults with their pointers.
     """
     return _parse(SimilarRequest, value, "candidates", max_inputs)
@@ -181,12 +155,12 @@ def _parse(kind: type[R], value: object, texts: str, max_inputs: int) -> R:
     try:
         return kind.model_validate(value)
     except ValidationError as error:
-        faults = error.errors(include_url=False, include_context=False, include_input=False)
+        faults = error.errors(include_url=False, include_context=False)
+        for fault in faults:
+            if isinstance(fault["input"], Constant):
+                name = fault["input"].name
+                raise InvalidJsonError(f"the body is not JSON: {name} is no JSON number") from None
         raise _invalid([{"pointer": _pointer(fault["loc"]), "detail": fault["msg"]} for fault in faults]) from None
-
-
-def _item(given: str | TextItem) -> TextItem:
-    return TextItem.model_construct(text=given, id=None) if isinstance(given, str) else given
 
 
 def _invalid(faults: list[FieldFault]) -> InvalidFieldError:
@@ -196,7 +170,7 @@ def _invalid(faults: list[FieldFault]) -> InvalidFieldError:
 
 def _pointer(location: Sequence[int | str]) -> str:
     """A JSON pointer (RFC 6901) from pydantic's location, whose tags are no part of the body."""
-    parts = [str(part) for part in location if part not in (_TEXT, _ITEM, _LIST)]
+    parts = [str(part) for part in location if part not in TAGS]
     return "".join("/" + part.replace("~", "~0").replace("/", "~1") for part in parts)
 
 
@@ -210,8 +184,22 @@ class OkResult(TypedDict):
     entities: list[EntityReply]
 
 
+class PageResult(TypedDict):
+    """A page's entities; whatever counts, counts words. Of an image its `words`, `boxes` and size, `page`, come too."""
+
+    id: str | None
+    status: Literal["ok"]
+    offset_unit: Literal["word"]
+    length: int
+    windows: int
+    entities: list[PageEntityReply]
+    words: NotRequired[list[str]]
+    boxes: NotRequired[list[Box]]
+    page: NotRequired[tuple[float, float]]
+
+
 class ErrorResult(TypedDict):
-    """Why a text has no answer; its neighbours have theirs."""
+    """Why a text or a page has no answer; its neighbours have theirs."""
 
     id: str | None
     status: Literal["error"]
@@ -226,7 +214,10 @@ class ModelName(TypedDict):
 
 
 class Usage(TypedDict):
-    """What the request amounted to. Tokens are those that the model read: those of overlaps count twice."""
+    """What the request amounted to. Characters of a page are those of its words and a space between each two.
+
+    Tokens are those that the model read: those of overlaps count twice.
+    """
 
     characters: int
     tokens: int
@@ -246,7 +237,7 @@ class ExtractReply(TypedDict):
 
     model: ModelName
     offset_unit: OffsetUnit
-    results: list[OkResult | ErrorResult]
+    results: list[OkResult | PageResult | ErrorResult]
     usage: Usage
     timing_ms: Timing
 

@@ -26,9 +26,14 @@ class Settings(BaseSettings):
 
     max_inputs: Count = 256
     max_characters: Count = 1_000_000
+    max_words: Count = 10_000
     max_body_bytes: Count = 16 * 1024 * 1024
     batch_tokens: Count = 8192
     queue_tokens: Count = 262_144
     deadline_s: Seconds = 30.0
     body_timeout_s: Seconds = 30.0
     grace_s: Seconds = 30.0
+
+    ocr: bool = False
+    max_image_pixels: Count = 25_000_000
+    queue_images: Count = 64

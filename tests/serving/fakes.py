@@ -21,8 +21,9 @@ from ner_service.errors import InvalidTextError, MissingHeadError, TooManyCandid
 from ner_service.model.config import EmbeddingConfig, HeadConfig, Heads, ModelConfig, RoFormerConfig
 from ner_service.records import unstructure
 from ner_service.serving.registry import Vectors
-from ner_service.text.windows import merge, split
-from ner_service.types import Encoding, Entity, LabelSet, RecognizeOptions, Window, WindowLimits
+from ner_service.text.layout import windows_of
+from ner_service.text.windows import merge
+from ner_service.types import Encoding, Entity, LabelSet, Page, RecognizeOptions, Window, WindowLimits
 
 LABELS = ("NAME", "WORD", "WORK")
 POISON, DEADLY, ENDLESS = "☠", "☢", "∞"
@@ -93,8 +94,8 @@ class FakeRecognizer:
         if head not in heads:
             raise MissingHeadError(head, heads)
 
-    def encode(self, text: str) -> list[Window]:
-        return split(text, CharacterTokenizer(), self.manifest.window)  # type: ignore[arg-type]
+    def encode(self, content: str | Page) -> list[Window]:
+        return windows_of(content, CharacterTokenizer(), self.manifest.window)  # type: ignore[arg-type]
 
     def cutoffs(self, options: RecognizeOptions) -> tuple[float, ...]:
         default = self.manifest.thresholds if options.threshold is None else dict.fromkeys(LABELS, options.threshold)

@@ -57,8 +57,8 @@ def test_a_byte_order_mark_is_skipped(service: Service) -> None:
     [
         ([], "", "valid dictionary"),
         ({}, "/inputs", "required"),
-        ({"inputs": None}, "/inputs", "a text, an object with a text, or a list"),
-        ({"inputs": [["a"]]}, "/inputs/0", "a text or an object with a text"),
+        ({"inputs": None}, "/inputs", "a text, an object with a text, a page or an image, or a list"),
+        ({"inputs": [["a"]]}, "/inputs/0", "a text, or an object with a text, a page or an image"),
         ({"inputs": ["a", {"id": "b"}]}, "/inputs/1/text", "required"),
         ({"inputs": {"text": 1}}, "/inputs/text", "valid string"),
         ({"inputs": {"text": "a", "id": 1}}, "/inputs/id", "valid string"),
