@@ -69,8 +69,13 @@ tokens = 512
 lr = 2e-3
 head_lr = 2e-3
 
-# Beside the entities, every sentence is written again from a short code of it; that fades out over the run. Without
-# this table entities alone are learnt, in half the time.
+# Every step is taken against the token embeddings that would hurt most: a point of F1 on CLUENER, in nearly twice the
+# time.
+[regularisation]
+fgm = 0.1
+
+# Beside the entities, every sentence is written again from a short code of it; that fades out over the run. It costs no
+# F1, and about as much time as the entities alone.
 [objectives.univae]
 weight = 0.1
 final_weight = 0.0
