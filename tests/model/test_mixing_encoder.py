@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import tomllib
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -13,7 +16,10 @@ from ner_service.model.batch import Batch, pack, pad, pad_pairs, pad_targets
 from ner_service.model.config import EncoderConfig, FNetConfig, GMLPConfig, HyperMixerConfig
 from ner_service.model.encoders import build_encoder, packs
 from ner_service.model.mixing_encoder import MixingEncoder, over_texts, sinusoids
+from ner_service.records import structure, unstructure
 from tests.strategies import token_rows
+
+DOCUMENTATION = Path(__file__).parents[2] / "docs/attention_free.md"
 
 SIZES: dict[str, Any] = {"vocab_size": 20, "hidden_size": 16, "num_layers": 2, "intermediate_size": 24}
 CONFIGS: dict[str, EncoderConfig] = {
@@ -179,6 +185,15 @@ def test_dropout_is_for_training_alone(kind: str) -> None:
     assert torch.equal(model(batch), model(batch))
     model.train()
     assert not torch.equal(model(batch), model(batch))
+
+
+def test_the_sections_of_the_documentation_are_read() -> None:
+    sections = re.findall(r"```toml\n(.*?)```", DOCUMENTATION.read_text(encoding="utf-8"), re.DOTALL)
+    tables = [tomllib.loads(section)["model"]["encoder"] for section in sections]
+    assert [table["kind"] for table in tables] == ["gmlp", "fnet", "hypermixer"]
+    for table in tables:
+        config: object = structure(EncoderConfig, {**table, "vocab_size": 20})  # type: ignore[arg-type]
+        assert unstructure(config).items() >= table.items()
 
 
 def test_over_texts_zeros_padding_and_keeps_texts_apart() -> None:
