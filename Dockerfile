@@ -24,7 +24,9 @@ COPY constraints.txt ./
 RUN pip install --constraint constraints.txt ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} torch
 COPY pyproject.toml README.md LICENSE NOTICE ./
 COPY ner_service ner_service
-RUN pip install --constraint constraints.txt ".[serve]" \
+# Extras of the service: `serve`, or `serve,ocr` for one that reads images.
+ARG EXTRAS=serve
+RUN pip install --constraint constraints.txt ".[${EXTRAS}]" \
     && pip uninstall --yes pip
 
 FROM python

@@ -40,6 +40,7 @@ def build_app(settings: Settings, registry: Registry, metrics: Metrics, images: 
         extractor=Extractor(reader, metrics),
         embedder=Embedder(reader, metrics),
         metrics=metrics,
+        reads_images=images is not None,
     )
 
     @asynccontextmanager

@@ -69,6 +69,7 @@ class Services:
     extractor: Extractor
     embedder: Embedder
     metrics: Metrics
+    reads_images: bool
 
 
 def build_router(services: Services) -> APIRouter:
@@ -115,7 +116,7 @@ def _tasks(services: Services) -> tuple[_Task, ...]:
             head="spans",
             request=ExtractRequest,
             reply=ExtractReply,
-            description="Find entities in one or many texts",
+            description="Find entities in one or many texts, pages or images",
             work=extract,
         ),
         _Task(
@@ -268,6 +269,7 @@ def _card(model: ServedModel, services: Services) -> ModelCard:
         **_summary(model, services),
         "description": manifest.description,
         "licence": manifest.licence,
+        "inputs": ["text", "page", "image"] if services.reads_images else ["text", "page"],
         "heads": unstructure(manifest.model.heads),
         "labels": list(manifest.labels),
         "thresholds": dict(manifest.thresholds),
@@ -285,12 +287,14 @@ def _card(model: ServedModel, services: Services) -> ModelCard:
         "limits": {
             "max_inputs": settings.max_inputs,
             "max_characters": settings.max_characters,
+            "max_words": settings.max_words,
             "max_body_bytes": settings.max_body_bytes,
             "max_candidates": manifest.max_candidates,
             "queue_tokens": settings.queue_tokens,
             "deadline_s": settings.deadline_s,
             "body_timeout_s": settings.body_timeout_s,
             "grace_s": settings.grace_s,
+            "max_image_pixels": settings.max_image_pixels,
         },
         "metrics": dict(manifest.metrics),
         "data_sha256": manifest.data_sha256,

@@ -325,12 +325,14 @@ class LimitsReply(TypedDict):
 
     max_inputs: int
     max_characters: int
+    max_words: int
     max_body_bytes: int
     max_candidates: int
     queue_tokens: int
     deadline_s: float
     body_timeout_s: float
     grace_s: float
+    max_image_pixels: int
 
 
 class ModelCard(ModelSummary):
@@ -338,6 +340,7 @@ class ModelCard(ModelSummary):
 
     description: str
     licence: str | None
+    inputs: list[Literal["text", "page", "image"]]
     heads: dict[str, dict[str, object]]
     labels: list[str]
     thresholds: dict[str, float]

@@ -17,6 +17,7 @@ import uvicorn
 from ner_service.errors import ConfigError
 from ner_service.serving.app import build_app
 from ner_service.serving.batcher import ModelDiedError
+from ner_service.serving.images import ImageReader
 from ner_service.serving.metrics import Metrics
 from ner_service.serving.registry import Registry, ServedModel
 from ner_service.serving.settings import Settings
@@ -34,17 +35,23 @@ _LAST_REPLIES_S = 5
 class Server(uvicorn.Server):
     """Uvicorn's server, which tells the models first that it shuts down."""
 
-    def __init__(self, config: uvicorn.Config, registry: Registry, grace_s: float) -> None:
+    def __init__(self, config: uvicorn.Config, registry: Registry, images: ImageReader | None, grace_s: float) -> None:
         super().__init__(config)
         self._registry = registry
+        self._images = images
         self._grace_s = grace_s
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Turn readiness off, finish what was begun within the grace, and refuse the rest with 503."""
         self._registry.drain()
-        timer = asyncio.get_running_loop().call_later(self._grace_s, self._registry.abort)
+        timer = asyncio.get_running_loop().call_later(self._grace_s, self._abort)
         await super().shutdown(sockets)
         timer.cancel()
+
+    def _abort(self) -> None:
+        self._registry.abort()
+        if self._images is not None:
+            self._images.abort()
 
 
 OnDeath = Callable[[], None]
@@ -68,12 +75,29 @@ def load_model(settings: Settings, metrics: Metrics, on_death: OnDeath) -> Serve
     return model
 
 
+def load_images(settings: Settings, metrics: Metrics, on_death: OnDeath) -> ImageReader | None:
+    """Who reads images, if the settings want it.
+
+    Raises:
+        ConfigError: the extra is not installed.
+    """
+    if not settings.ocr:
+        return None
+    try:
+        from ner_service.serving.ocr import RapidOcr
+    except ModuleNotFoundError as error:
+        expected = "expected the extra: pip install 'ner-service[ocr]'"
+        raise ConfigError(f"NER_OCR: found no {error.name}, {expected}") from None
+    ocr = RapidOcr(settings.num_threads)
+    return ImageReader(ocr, settings=settings, metrics=metrics, on_death=on_death)
+
+
 def serve(settings: Settings, load: Callable[[Settings, Metrics, OnDeath], ServedModel] = load_model) -> None:
     """Serve what `load` gives until SIGTERM or SIGINT, or until the model dies.
 
     Raises:
         BundleError: the model cannot be loaded; nothing was served.
-        ConfigError: the address cannot be listened on; nothing was served.
+        ConfigError: the address cannot be listened on, or images cannot be read; nothing was served.
         ModelDiedError: the model's thread died, or the self-test failed; the process should end with an error.
     """
     _log_to_stderr()
@@ -85,9 +109,10 @@ def serve(settings: Settings, load: Callable[[Settings, Metrics, OnDeath], Serve
         server.should_exit = True
 
     metrics = Metrics()
+    images = load_images(settings, metrics, on_death)
     registry = Registry(load(settings, metrics, on_death))
     config = uvicorn.Config(
-        build_app(settings, registry, metrics),
+        build_app(settings, registry, metrics, images),
         host=settings.host,
         port=settings.port,
         access_log=False,
@@ -96,7 +121,7 @@ def serve(settings: Settings, load: Callable[[Settings, Metrics, OnDeath], Serve
         timeout_keep_alive=_KEEP_ALIVE_S,
         timeout_graceful_shutdown=math.ceil(settings.grace_s) + _LAST_REPLIES_S,
     )
-    server = Server(config, registry, settings.grace_s)
+    server = Server(config, registry, images, settings.grace_s)
     listener = _listen(settings.host, settings.port)
     # Uvicorn raises the signal again when it is done; a drained server has done what it was asked to and ends with 0.
     for number in (signal.SIGTERM, signal.SIGINT):
