@@ -13,14 +13,18 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import BertConfig, BertModel, PreTrainedModel, PreTrainedTokenizerFast, RoFormerConfig, RoFormerModel
 
 from ner_service.bundle import Bundle
-from ner_service.errors import ConfigError
+from ner_service.errors import ConfigError, NerServiceError
 from ner_service.model.batch import pad
 from ner_service.model.config import EmbeddingConfig, LatentConfig
 from ner_service.model.text_model import TextModel
-from tests.training.runs import small_setup
+from ner_service.recognizer import Recognizer
+from ner_service.types import Recognition
+from tests.training.runs import SMALL, small_setup
 from training import preparation
-from training.config import DistillationConfig, ModelSection, ObjectivesConfig, SimilarityConfig
+from training.config import DistillationConfig, ModelSection, ObjectivesConfig, SimilarityConfig, load_run
 from training.preparation import Setup, Started, prepare
+
+CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +63,7 @@ def test_a_run_takes_a_tokenizer_from_a_file(fresh: Setup, run_folder: Path, tmp
 
 
 def test_the_encoder_must_have_a_kind(run_folder: Path) -> None:
-    with pytest.raises(ConfigError, match="expected 'roformer' or 'roformer_v2' or 'huggingface'"):
+    with pytest.raises(ConfigError, match=r"expected 'roformer' or 'roformer_v2' or .* or 'huggingface'"):
         small_setup(run_folder, "model.encoder.kind=lstm")
     with pytest.raises(ConfigError, match=r"model\.encoder\.hiden_size: unknown key; did you mean 'hidden_size'"):
         small_setup(run_folder, "model.encoder.hiden_size=3")
@@ -259,3 +263,40 @@ def test_another_teacher_in_its_place_is_another_run(
         replace(tiny_bundle, manifest=replace(tiny_bundle.manifest, name=name)).save(tmp_path / "teacher")
         found.append(setup.fingerprint())
     assert found[0] == found[1] != found[2]
+
+
+def test_a_text_bundle_is_given_a_second_axis_by_one_word(
+    fresh: Setup, run_folder: Path, start: Bundle, start_folder: Path
+) -> None:
+    """T-8: every weight comes along, and texts are answered to the bit as before."""
+    run = replace(fresh.run, model=ModelSection(start_from=str(start_folder), head=fresh.run.model.head, num_axes=2))
+    setup = prepare(run, run_folder, run_folder)
+    assert getattr(setup.config.encoder, "num_axes", None) == 2
+    model = setup.build_model()
+    assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in start.weights.items())
+    texts = ["Ines Valente left.", "Bo saw the sea at Visby."]
+    before, after = (reader.recognize(texts) for reader in (Recognizer(start, CPU), setup.recognizer(model)))
+    assert [vars_of(found) for found in after] == [vars_of(found) for found in before]
+
+
+def vars_of(found: Recognition | NerServiceError) -> list[tuple[object, ...]]:
+    assert isinstance(found, Recognition)
+    return [(entity.key, entity.score) for entity in found.entities]
+
+
+def test_axes_are_the_encoders_own_where_none_are_asked_for(run_folder: Path) -> None:
+    for settings, expected in (([], 1), (["model.encoder.num_axes=2"], 2), (["model.num_axes=2"], 2)):
+        assert getattr(small_setup(run_folder, *settings).config.encoder, "num_axes", None) == expected
+
+
+def test_axes_are_refused_where_there_can_be_none(run_folder: Path) -> None:
+    with pytest.raises(ConfigError, match=r"model\.num_axes: hidden_size 36 over num_heads 6 with num_axes 2"):
+        small_setup(run_folder, "model.num_axes=2", "model.encoder.num_heads=6", "model.encoder.hidden_size=36")
+    foreign = replace(
+        load_run(run_folder / "run.toml", SMALL),
+        model=ModelSection(encoder={"kind": "huggingface", "model_type": "bert"}, num_axes=2),
+    )
+    with pytest.raises(
+        ConfigError, match=r"model\.num_axes: found 2 for an encoder 'huggingface', expected an encoder with"
+    ):
+        prepare(foreign, run_folder, run_folder)
