@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from torch import Tensor, nn
 
+from ner_service.model import mixing_encoder
 from ner_service.model.batch import Batch, pack, pad, pad_pairs, pad_targets
 from ner_service.model.config import EncoderConfig, FNetConfig, GMLPConfig, HyperMixerConfig
 from ner_service.model.encoders import build_encoder, packs
@@ -64,6 +65,17 @@ def test_n1_padding_that_is_read_changes_states(kind: str) -> None:
     filled = [[*token_ids, *[0] * (7 - len(token_ids))] for token_ids in TEXTS]
     for row_LD, expected in zip(model(pad(filled, 0))[1:], alone(model)[1:], strict=True):
         assert furthest(row_LD[: len(expected)], expected) > 1e-2
+
+
+@pytest.mark.parametrize("kind", ["gmlp", "amlp", "hypermixer"])
+def test_n1_zeros_that_stand_before_a_norm_are_no_use(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The twin of zeros immediately before the mixing: the bias of a LayerNorm revives those of the embeddings."""
+    model = encoder(kind)
+    expected, batch, embed = alone(model), pad(TEXTS, 0), model.embed
+    monkeypatch.setattr(mixing_encoder, "_zero_padding", lambda tensor, valid_BL: tensor)
+    monkeypatch.setattr(model, "embed", lambda batch: embed(batch).masked_fill(~batch.valid_BL()[..., None], 0.0))
+    for text, expected_LD in zip(batch.texts(model(batch))[1:], expected[1:], strict=True):
+        assert furthest(text, expected_LD) > 1e-2
 
 
 @pytest.mark.parametrize("kind", CONFIGS)

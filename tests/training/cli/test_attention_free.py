@@ -127,6 +127,14 @@ def test_it_is_served_as_any_other(trained: tuple[str, Path]) -> None:
     assert_alike(served, entities(Recognizer.load(folder, "cpu").recognize(SENTENCES)), 1e-5)
 
 
+def test_it_is_not_enlarged(trained: tuple[str, Path], tmp_path: Path) -> None:
+    _, folder = trained
+    kind = read_manifest(folder).model.encoder.kind
+    said = refusal("enlarge", folder, "--width-factor", "2", "-o", tmp_path / "large")
+    assert f"enlarge: found an encoder of kind '{kind}', expected 'roformer' or 'roformer_v2'" in said
+    assert not (tmp_path / "large").exists()
+
+
 @pytest.mark.parametrize("kind", ENCODERS)
 def test_masked_words_and_contrast_are_learnt(kind: str, raw: Path) -> None:
     settings = (
