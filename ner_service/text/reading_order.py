@@ -24,6 +24,9 @@ BLOCK_GAP = 0.5
 COLUMN_GAP = 1.5
 """In median heights of a box: about where the fewest mentions of forms and receipts are torn apart."""
 
+MAX_BLOCKS = 500
+"""What has been cut so often is no page: the rest is read line by line, so that none takes minutes."""
+
 SHARED_HEIGHT = 0.5
 """The share of the lower of two boxes that they have in common, if they stand on one line."""
 
@@ -38,26 +41,28 @@ def reading_order(boxes: Sequence[Box]) -> tuple[int, ...]:
     box_N4 = np.asarray(boxes, dtype=np.float64)
     line = median([height for height in (box_N4[:, 3] - box_N4[:, 1]).tolist() if height > 0] or [1.0])
     order: list[int] = []
+    num_blocks = 1
     blocks = [np.lexsort(box_N4.T[[3, 2, 1, 0]])]  # by x0, then y0, x1, y1
     while blocks:
         block = blocks.pop()
-        parts = _cut(block, box_N4, line)
-        if len(parts) > 1:
-            blocks += reversed(parts)
-        else:
+        parts = _cut(block, box_N4, line) if num_blocks < MAX_BLOCKS else None
+        if parts is None:
             order += _line_by_line(block, box_N4)
+        else:
+            num_blocks += 1
+            blocks += reversed(parts)
     return tuple(order)
 
 
-def _cut(block: Order, box_N4: Boxes, line: float) -> list[Order]:
-    """The block in two at its widest gap, in parts of what such a gap must be; whole where there is none."""
+def _cut(block: Order, box_N4: Boxes, line: float) -> tuple[Order, Order] | None:
+    """The block in two at its widest gap, in parts of what such a gap must be; None where there is none."""
     down, across = _widest_gap(box_N4[block][:, [1, 3]]), _widest_gap(box_N4[block][:, [0, 2]])
     block_gap, column_gap = down[0] / (BLOCK_GAP * line), across[0] / (COLUMN_GAP * line)
     if max(block_gap, column_gap) < 1:
-        return [block]
+        return None
     side, (_, place) = (1, down) if block_gap >= column_gap else (0, across)
     before = box_N4[block, side] < place
-    return [block[before], block[~before]]
+    return block[before], block[~before]
 
 
 def _widest_gap(interval_N2: Boxes) -> tuple[float, float]:

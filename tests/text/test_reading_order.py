@@ -81,10 +81,14 @@ def test_equal_boxes_stay_in_the_order_given() -> None:
     assert reading_order([word(50, 0), word(0, 0), word(0, 0), word(0, 0)]) == (1, 2, 3, 0)
 
 
-def test_a_page_of_nested_corners_is_no_tower_of_calls() -> None:
-    """Each cut takes one word off, thousands deep."""
-    stairs = [word(100.0 * n, 100.0 * n) for n in range(3000)]
-    assert reading_order(stairs) == tuple(range(3000))
+def test_what_can_be_cut_for_ever_is_read_line_by_line() -> None:
+    """Each cut takes one word off: no tower of calls, and no end to it but the most blocks of a page."""
+    stairs = [word(100.0 * n, 100.0 * n) for n in range(3 * module.MAX_BLOCKS)]
+    assert reading_order(stairs) == tuple(range(len(stairs)))
+    columns = [word(100.0 * n, 13.0 * line) for line in range(2) for n in range(3 * module.MAX_BLOCKS)]
+    order = reading_order(columns)
+    assert order[:2] == (0, 3 * module.MAX_BLOCKS), "the first column is read to its end"
+    assert order[-2:] == (len(columns) - 2, len(columns) - 1), "the last ones are read line by line"
 
 
 @given(boxes(), st.randoms())

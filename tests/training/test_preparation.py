@@ -21,7 +21,14 @@ from ner_service.recognizer import Recognizer
 from ner_service.types import Recognition
 from tests.training.runs import SMALL, small_setup
 from training import preparation
-from training.config import DistillationConfig, ModelSection, ObjectivesConfig, SimilarityConfig, load_run
+from training.config import (
+    DistillationConfig,
+    ModelSection,
+    ObjectivesConfig,
+    RegularisationConfig,
+    SimilarityConfig,
+    load_run,
+)
 from training.preparation import Setup, Started, prepare
 
 CPU = torch.device("cpu")
@@ -256,7 +263,7 @@ def test_another_teacher_in_its_place_is_another_run(
     run_folder: Path, tiny_bundle: Bundle, tmp_path: Path, objectives: ObjectivesConfig
 ) -> None:
     setup = small_setup(run_folder)
-    run = replace(setup.run, objectives=objectives)
+    run = replace(setup.run, objectives=objectives, regularisation=RegularisationConfig())
     setup = replace(setup, run=run, folder=tmp_path)
     found = []
     for name in ("one", "one", "other"):
