@@ -153,8 +153,8 @@ def execute(run: Run, data: Path, state: Path, generator: Path | None) -> Row:
 
 
 def augment(generator: Path, documents: Path, target: Path, seed: int) -> Finished:
-    """Write more documents. What the generator itself has cost is not counted: it serves every run."""
-    options = ("--samples", "16", "--seed", str(seed))
+    """Write as many documents again, at most. What the generator itself has cost is not counted: it serves every run."""
+    options = ("--per-document", "1", "--samples", "4", "--seed", str(seed))
     return run_module("training.cli", ["augment", str(generator), str(documents), "-o", str(target), *options])
 
 
