@@ -6,7 +6,7 @@ gain and bias of the layer below, which from now on has none, and all norms betw
 off is of the size of epsilon. Output maps that are 0 get a gradient at once, all else of the layer one step later.
 
 Latent codes are read before, and shown to, the last `num_latents` layers: those stay the last, and no layer grows among
-them. Knows no width. Source: the end-of-layer norm of BERT-like encoders; see `docs/enlargement.md`.
+them. Knows no width. `docs/enlargement.md` says why.
 """
 
 from __future__ import annotations
