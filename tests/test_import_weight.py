@@ -33,6 +33,7 @@ def test_the_service_carries_no_training_and_no_foreign_encoders() -> None:
     loaded = packages_after("import ner_service.serving.app")
     assert "fastapi" in loaded
     assert loaded & {"training", "transformers", "accelerate", "seqeval", "sklearn"} == set()
+    assert loaded & {"rapidocr", "onnxruntime", "cv2", "PIL"} == set()
 
 
 def test_a_heavy_import_would_be_seen() -> None:

@@ -14,10 +14,11 @@ import pytest
 from starlette.testclient import TestClient
 
 from ner_service.serving.app import build_app
+from ner_service.serving.images import ImageReader
 from ner_service.serving.metrics import Metrics
 from ner_service.serving.registry import Registry, ServedModel
 from ner_service.serving.settings import Settings
-from tests.serving.fakes import FakeRecognizer
+from tests.serving.fakes import FakeOcr, FakeRecognizer
 
 
 @dataclass
@@ -50,24 +51,31 @@ def await_ready(service: Service) -> None:
 
 
 @contextmanager
-def _serve(recognizer: FakeRecognizer | None = None, **overrides: object) -> Iterator[Service]:
+def _serve(
+    recognizer: FakeRecognizer | None = None, ocr: FakeOcr | None = None, **overrides: object
+) -> Iterator[Service]:
     settings = Settings(model=Path("unused"), **overrides)  # type: ignore[arg-type]
     deaths: list[str] = []
     recognizer, metrics = recognizer or FakeRecognizer(), Metrics()
     model = ServedModel(recognizer, settings=settings, metrics=metrics, on_death=lambda: deaths.append("died"))
     metrics.model_served(model.digest, "float32")
-    with TestClient(build_app(settings, Registry(model), metrics)) as client:
+    images = None
+    if ocr is not None:
+        images = ImageReader(ocr, settings=settings, metrics=metrics, on_death=lambda: deaths.append("blind"))
+    with TestClient(build_app(settings, Registry(model), metrics, images)) as client:
         service = Service(client, recognizer, model, deaths)
         try:
             await_ready(service)
             yield service
         finally:
             recognizer.release()
+            if ocr is not None:
+                ocr.release()
 
 
 @pytest.fixture
 def serve() -> Serve:
-    """Starts a service with these settings, and with this `recognizer` if one is given."""
+    """Starts a service with these settings, and with this `recognizer` and this `ocr` if they are given."""
     return _serve
 
 

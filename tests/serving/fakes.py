@@ -8,7 +8,9 @@ root of 2. A token is a character, its id the code point, so that `forward` and 
 from __future__ import annotations
 
 import re
+import struct
 import threading
+import zlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,6 +22,7 @@ from ner_service.decoding import Calibration, Candidates, apply_overlap, decode
 from ner_service.errors import InvalidTextError, MissingHeadError, TooManyCandidatesError
 from ner_service.model.config import EmbeddingConfig, HeadConfig, Heads, ModelConfig, RoFormerConfig
 from ner_service.records import unstructure
+from ner_service.serving.images import InvalidImageError
 from ner_service.serving.registry import Vectors
 from ner_service.text.layout import windows_of
 from ner_service.text.windows import merge
@@ -56,6 +59,47 @@ def manifest(heads: Heads) -> Manifest:
         data_sha256="ab" * 32,
         files={"model.safetensors": FileRecord(sha256="cd" * 32, num_bytes=1)},
     )
+
+
+def png(width: int, height: int, *, head_only: bool = False) -> bytes:
+    """A white PNG; `head_only` leaves out what its head promises."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        checksum = zlib.crc32(kind + content)
+        return len(content).to_bytes(4, "big") + kind + content + checksum.to_bytes(4, "big")
+
+    head = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
+    if head_only:
+        return head
+    rows = zlib.compress((b"\0" + b"\xff" * width) * height)
+    return head + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+
+
+class FakeOcr:
+    """Sees the same page in every image that is not damaged. `hold` makes it wait; `entered` tells that it does."""
+
+    def __init__(self, page: Page) -> None:
+        self._page = page
+        self.num_read = 0
+        self.entered = threading.Event()
+        self._open = threading.Event()
+        self._open.set()
+
+    def hold(self) -> None:
+        self._open.clear()
+
+    def release(self) -> None:
+        self._open.set()
+
+    def read(self, image: bytes) -> Page:
+        self.entered.set()
+        self._open.wait()
+        self.num_read += 1
+        if b"IDAT" not in image:
+            raise InvalidImageError("found a damaged file")
+        if image.endswith(b"crash"):
+            raise RuntimeError("cannot read a secret")
+        return self._page
 
 
 class CharacterTokenizer:

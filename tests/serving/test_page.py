@@ -23,11 +23,13 @@ from selenium.webdriver.support.wait import WebDriverWait
 
 import ner_service.serving
 from ner_service.serving.app import build_app
+from ner_service.serving.images import ImageReader
 from ner_service.serving.metrics import Metrics
 from ner_service.serving.registry import Registry, ServedModel
 from ner_service.serving.settings import Settings
+from ner_service.types import Page as LaidOut
 from tests.serving.conftest import Service, until
-from tests.serving.fakes import EMBEDDING, FakeRecognizer
+from tests.serving.fakes import EMBEDDING, FakeOcr, FakeRecognizer, png
 
 PAGE = Path(ner_service.serving.__file__).parent / "page"
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
@@ -85,10 +87,14 @@ class Page:
         return [entry["message"] for entry in self.driver.get_log("browser") if "favicon" not in entry["message"]]
 
 
-def start_server(settings: Settings, recognizer: FakeRecognizer) -> tuple[uvicorn.Server, threading.Thread, int]:
+def start_server(
+    settings: Settings, recognizer: FakeRecognizer, ocr: FakeOcr | None = None
+) -> tuple[uvicorn.Server, threading.Thread, int]:
     metrics = Metrics()
     model = ServedModel(recognizer, settings=settings, metrics=metrics, on_death=lambda: None)
-    server = uvicorn.Server(uvicorn.Config(build_app(settings, Registry(model), metrics), log_config=None))
+    images = ImageReader(ocr, settings=settings, metrics=metrics, on_death=lambda: None) if ocr else None
+    app = build_app(settings, Registry(model), metrics, images)
+    server = uvicorn.Server(uvicorn.Config(app, log_config=None))
     listener = socket.create_server(("127.0.0.1", 0))
     thread = threading.Thread(target=server.run, args=([listener],))
     thread.start()
@@ -217,8 +223,11 @@ def test_json_and_curl_show_the_same_request_and_reply(page: Page) -> None:
 @needs_chromium
 def test_every_example_is_answered(page: Page) -> None:
     buttons = page.driver.find_elements(By.CSS_SELECTOR, "#examples button")
-    assert [button.text for button in buttons] == ["English", "中文", "Mixed"]
-    for button in buttons:
+    assert [button.text for button in buttons] == ["English", "中文", "Mixed", "Page"]
+    *of_texts, of_page = buttons
+    of_page.click()
+    page.wait(lambda: page.find("#sheet").is_displayed())
+    for button in of_texts:
         button.click()
         page.wait(
             lambda: page.find("#text").get_property("value") == page.find("#answer .words").get_property("textContent")
@@ -240,6 +249,87 @@ def test_an_error_is_told(page: Page) -> None:
     assert page.find("#problem").text == "the model failed with RuntimeError"
     page.ask("Ada")
     assert not page.find("#problem").is_displayed()
+
+
+# Two lines: "Ada Lovelace" over both, and "Bob" apart. The page is in points.
+WORDS = {
+    "words": ["Ada", "Lovelace", "met", "Bob"],
+    "boxes": [[60, 10, 90, 20], [10, 30, 60, 40], [80, 30, 110, 40], [140, 30, 170, 40]],
+    "page": [200, 100],
+}
+
+
+def ask_page(page: Page, item: object) -> None:
+    page.find("#tab-write").send_keys(Keys.ARROW_RIGHT)
+    page.driver.execute_script("arguments[0].value = arguments[1]", page.find("#words"), json.dumps(item))
+    page.find("#words").send_keys(Keys.CONTROL, Keys.ENTER)
+    page.wait(lambda: page.find("#answer").is_displayed() or page.find("#problem").is_displayed())
+
+
+@needs_chromium
+def test_boxes_of_a_page_are_drawn_around_its_words(page: Page) -> None:
+    ask_page(page, WORDS)
+    assert page.texts("td.entity") == ["Ada Lovelace", "Ada", "Lovelace", "Bob"]
+    assert page.texts("#sheet .word") == WORDS["words"]
+    rects = {
+        index: [rect.rect for rect in page.driver.find_elements(By.CSS_SELECTOR, f"#sheet [data-index='{index}'] rect")]
+        for index in range(4)
+    }
+    assert [len(rects[index]) for index in range(4)] == [2, 1, 1, 1]
+    sheet = page.find("#sheet svg").rect
+    unit = sheet["width"] / 200
+    for (outer, inner), word in zip(
+        ((rects[0][0], rects[1][0]), (rects[0][1], rects[2][0])), WORDS["boxes"], strict=False
+    ):
+        assert outer["x"] < inner["x"] <= sheet["x"] + unit * word[0]
+        assert outer["x"] + outer["width"] > inner["x"] + inner["width"] >= sheet["x"] + unit * word[2]
+        assert outer["y"] < inner["y"] <= sheet["y"] + unit * word[1]
+    page.driver.execute_script("arguments[0].focus()", page.find("tbody tr[data-index='3']"))
+    assert page.find("#sheet .lit").get_attribute("data-index") == "3"
+    assert page.find("#sheet svg").get_attribute("role") == "img"
+    assert "4 words" in page.find("#sheet svg").get_attribute("aria-label")
+    page.find("#tab-write").click()
+    page.ask("Bob")
+    assert not page.find("#sheet").is_displayed()
+
+
+@needs_chromium
+def test_a_bad_page_is_told_and_not_drawn(page: Page) -> None:
+    ask_page(page, {**WORDS, "page": [100, 100]})
+    page.wait(lambda: "/inputs/boxes/2/2" in page.find("#problem").text)
+    assert not page.find("#sheet").is_displayed()
+    page.find("#words").send_keys("x")
+    page.find("#words").send_keys(Keys.CONTROL, Keys.ENTER)
+    page.wait(lambda: "JSON" in page.find("#problem").text)
+
+
+@needs_chromium
+def test_an_image_is_read_and_lies_under_the_boxes(browser: webdriver.Chrome, tmp_path: Path) -> None:
+    scan = tmp_path / "scan of Ada's.png"
+    scan.write_bytes(png(400, 200))
+    seen = LaidOut(tuple(WORDS["words"]), tuple(tuple(box) for box in WORDS["boxes"]), (200.0, 100.0))
+    for ocr in (None, FakeOcr(seen)):
+        server, thread, port = start_server(Settings(model=Path("unused")), FakeRecognizer(), ocr)
+        page = Page(browser, port, FakeRecognizer())
+        try:
+            page.open()
+            page.wait(lambda page=page: page.find("#image-hint").get_property("textContent"))
+            page.find("#tab-page").click()
+            page.find("#image").send_keys(str(scan))
+            if ocr is None:
+                page.wait(lambda page=page: "reads no images" in page.find("#problem").text)
+                ask_page(page, WORDS)
+            page.wait(lambda page=page: page.texts("td.entity") == ["Ada Lovelace", "Ada", "Lovelace", "Bob"])
+            page.wait(lambda page=page: page.find("#sheet canvas").get_property("width") == 400)
+            assert page.find("#sheet canvas").size == page.find("#sheet svg").size
+            assert page.texts("#sheet .word") == []
+            if ocr is not None:
+                command = page.find("#view-curl pre").get_property("textContent")
+                assert shlex.quote(scan.name) in command.replace("'\\''", "'\"'\"'")
+            assert page.complaints() == []
+        finally:
+            server.should_exit = True
+            thread.join(60)
 
 
 @needs_chromium

@@ -54,5 +54,7 @@ def test_every_setting_is_explained_with_its_default(name: str) -> None:
     lines = DOCUMENT.read_text(encoding="utf-8").splitlines()
     row = next(line for line in lines if f"| `NER_{name.upper()}` |" in line)
     default = Settings.model_fields[name].get_default()
-    if isinstance(default, int | float):
+    if isinstance(default, bool):
+        assert f"| {str(default).lower()} |" in row
+    elif isinstance(default, int | float):
         assert f"| {default:,.10g} |" in row

@@ -1,6 +1,7 @@
-// The page: asks the service and shows its answer as text, as JSON and as a curl command.
+// The page: asks the service of a text or a page, and shows its answer drawn, as JSON and as a curl command.
 
 import { drawHighlights, light } from "./highlight.js";
+import { drawPage } from "./layout.js";
 
 const EXAMPLES = {
   "English": "Marta Oliveira left the University of Porto Hospital in May to lead the Lisbon office of Northwind Robotics, " +
@@ -9,8 +10,19 @@ const EXAMPLES = {
   "Mixed": "On 3 March 李雨桐 flew from 成都 to Zürich 🏔️ to speak at the Swiss Museum of Transport about her book 《星轨》.",
 };
 
+const FORM = {
+  words: ["Delivery", "note", "4711", "Recipient", "Carrier", "Marta", "Oliveira", "Northwind", "Robotics,", "Lisbon"],
+  boxes: [
+    [60, 40, 190, 66], [200, 40, 262, 66], [272, 40, 344, 66], [60, 110, 170, 130], [420, 110, 500, 130],
+    [60, 140, 120, 160], [128, 140, 214, 160], [420, 140, 532, 160], [540, 140, 640, 160], [420, 170, 490, 190],
+  ],
+  page: [720, 240],
+};
+
 const $ = (id) => document.getElementById(id);
-const views = ["text", "json", "curl"];
+const tabs = [["write", "page"], ["text", "json", "curl"]];
+const EITHER = "Words and boxes of your own may have an image to lie under them.";
+let readsImages = false;
 let hues = new Map();
 let latest = 0;
 
@@ -24,11 +36,37 @@ function headers() {
   return key ? { "Content-Type": "application/json", Authorization: `Bearer ${key}` } : { "Content-Type": "application/json" };
 }
 
-function requestBody() {
-  const body = { inputs: $("text").value, offset_unit: "utf16" };
+// Null where there is nothing to ask about yet.
+async function requestBody() {
+  const isPage = !$("view-page").hidden;
+  const inputs = isPage ? await pageInput() : $("text").value;
+  if (!inputs) return null;
+  const body = isPage ? { inputs } : { inputs, offset_unit: "utf16" };
   if (!$("own").checked) body.threshold = Number($("threshold").value);
   if ($("overlap").value !== "all") body.overlap = $("overlap").value;
   return body;
+}
+
+async function pageInput() {
+  const [file] = $("image").files;
+  if ($("words").value.trim()) return pageOf(JSON.parse($("words").value));
+  if (!file) return null;
+  if (!readsImages) throw new Error("This service reads no images. Give the words and boxes, too.");
+  return { image: await base64Of(file) };
+}
+
+function pageOf(value) {
+  if (value?.words) return value;
+  throw new Error("Give one page: an object with words, boxes and page.");
+}
+
+function base64Of(file) {
+  return new Promise((resolve, reject) => {
+    const reader = new FileReader();
+    reader.onload = () => resolve(reader.result.slice(reader.result.indexOf(",") + 1));
+    reader.onerror = () => reject(reader.error);
+    reader.readAsDataURL(file);
+  });
 }
 
 async function ask(path, options) {
@@ -47,6 +85,8 @@ async function showModel() {
     $("model").textContent = `${card.name} ${card.version}`;
     hues = new Map();
     card.labels.forEach(hueOf);
+    readsImages = card.inputs.includes("image");
+    $("image-hint").textContent = readsImages ? `An image alone is read by the service. ${EITHER}` : EITHER;
     if (!card.heads.spans) showProblem(`This model finds no entities. It has: ${Object.keys(card.heads).join(", ")}.`);
   } catch (error) {
     showProblem(error.message);
@@ -54,16 +94,16 @@ async function showModel() {
 }
 
 async function run() {
-  if (!$("text").value) return;
   latest += 1;
   const mine = latest;
-  const body = requestBody();
-  $("run").disabled = true;
   try {
+    const body = await requestBody();
+    if (!body || mine !== latest) return;
+    $("run").disabled = true;
     const reply = await ask("/v1/extract", { method: "POST", body: JSON.stringify(body) });
     if (mine !== latest) return;
     showProblem(reply.results[0].error?.detail ?? "");
-    showAnswer(body, reply);
+    await showAnswer(body, reply);
   } catch (error) {
     if (mine === latest) showProblem(error.message);
   } finally {
@@ -76,7 +116,7 @@ function showProblem(detail) {
   $("problem").hidden = !detail;
 }
 
-function showAnswer(body, reply) {
+async function showAnswer(body, reply) {
   const [result] = reply.results;
   const entities = result.entities ?? [];
   $("answer").hidden = false;
@@ -85,8 +125,19 @@ function showAnswer(body, reply) {
   const windows = reply.usage.windows === 1 ? "" : ` · ${reply.usage.windows} windows`;
   const count = entities.length === 1 ? "1 entity" : `${entities.length} entities`;
   $("summary").textContent = `${count}${windows} · ${reply.timing_ms.total.toFixed(0)} ms`;
-  drawHighlights($("highlights"), body.inputs, entities, hueOf);
+  const isPage = typeof body.inputs !== "string";
+  $("highlights").hidden = isPage;
+  $("sheet").hidden = !isPage || result.status === "error";
+  $("tab-text").textContent = isPage ? "Page" : "Text";
   listEntities(entities);
+  if (!isPage) drawHighlights($("highlights"), body.inputs, entities, hueOf);
+  else if (result.status === "ok") drawPage($("sheet"), { ...body.inputs, ...result }, entities, hueOf, await chosenImage());
+}
+
+// What cannot be shown as an image is not; what is asked of it is another matter.
+async function chosenImage() {
+  const [file] = $("image").files;
+  return file ? createImageBitmap(file).catch(() => null) : null;
 }
 
 function listEntities(entities) {
@@ -121,11 +172,16 @@ function listEntities(entities) {
 function curlCommand(body) {
   const quote = (value) => `'${value.replaceAll("'", "'\\''")}'`;
   const key = $("key").value ? ` -H "Authorization: Bearer $NER_API_KEY"` : "";
-  return `curl -s ${location.origin}/v1/extract -H 'Content-Type: application/json'${key} -d ${quote(JSON.stringify(body))}`;
+  const start = `curl -s ${location.origin}/v1/extract -H 'Content-Type: application/json'${key} -d`;
+  if (!body.inputs.image) return `${start} ${quote(JSON.stringify(body))}`;
+  // An image is too long for a command line.
+  const [before, after] = JSON.stringify({ ...body, inputs: { image: "%s" } }).split("%s");
+  const parts = `printf '%s' ${quote(before)}; base64 -w 0 ${quote($("image").files[0].name)}; printf '%s' ${quote(after)}`;
+  return `{ ${parts}; } | ${start} @-`;
 }
 
 async function copyCurl() {
-  showView("curl");
+  showTab("curl");
   const text = $("view-curl").firstChild.textContent;
   try {
     await navigator.clipboard.writeText(text);
@@ -138,21 +194,22 @@ async function copyCurl() {
   setTimeout(() => { $("copy").textContent = "Copy as curl"; }, 1600);
 }
 
-function showView(name) {
-  for (const view of views) {
-    const selected = view === name;
-    $(`view-${view}`).hidden = !selected;
-    $(`tab-${view}`).setAttribute("aria-selected", selected);
-    $(`tab-${view}`).tabIndex = selected ? 0 : -1;
+function showTab(name) {
+  for (const other of tabs.find((group) => group.includes(name))) {
+    const selected = other === name;
+    $(`view-${other}`).hidden = !selected;
+    $(`tab-${other}`).setAttribute("aria-selected", selected);
+    $(`tab-${other}`).tabIndex = selected ? 0 : -1;
   }
 }
 
 function moveTab(event) {
   const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
   if (!step) return;
-  const current = views.findIndex((view) => `tab-${view}` === event.target.id);
-  const next = views[(current + step + views.length) % views.length];
-  showView(next);
+  const current = event.target.id.replace("tab-", "");
+  const group = tabs.find((names) => names.includes(current));
+  const next = group[(group.indexOf(current) + step + group.length) % group.length];
+  showTab(next);
   $(`tab-${next}`).focus();
 }
 
@@ -166,26 +223,34 @@ function lightFrom(event, isLit) {
   if (part) light($("answer"), part.dataset.index, isLit);
 }
 
-for (const [name, text] of Object.entries(EXAMPLES)) {
+function addExample(name, show) {
   const button = document.createElement("button");
   button.type = "button";
   button.textContent = name;
-  button.addEventListener("click", () => { $("text").value = text; run(); });
+  button.addEventListener("click", () => { show(); run(); });
   $("examples").append(button);
 }
 
+for (const [name, text] of Object.entries(EXAMPLES)) {
+  addExample(name, () => { showTab("write"); $("text").value = text; });
+}
+addExample("Page", () => { showTab("page"); $("image").value = ""; $("words").value = JSON.stringify(FORM); });
+
 $("form").addEventListener("submit", (event) => { event.preventDefault(); run(); });
-$("text").addEventListener("keydown", (event) => {
-  if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) { event.preventDefault(); run(); }
-});
+for (const field of [$("text"), $("words")]) {
+  field.addEventListener("keydown", (event) => {
+    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) { event.preventDefault(); run(); }
+  });
+}
+$("image").addEventListener("change", run);
 $("threshold").addEventListener("input", () => { $("own").checked = false; showThreshold(); run(); });
 $("own").addEventListener("change", () => { showThreshold(); run(); });
 $("overlap").addEventListener("change", run);
 $("key").addEventListener("change", () => { sessionStorage.setItem("key", $("key").value); showProblem(""); showModel(); run(); });
 $("copy").addEventListener("click", copyCurl);
-for (const view of views) {
-  $(`tab-${view}`).addEventListener("click", () => showView(view));
-  $(`tab-${view}`).addEventListener("keydown", moveTab);
+for (const name of tabs.flat()) {
+  $(`tab-${name}`).addEventListener("click", () => showTab(name));
+  $(`tab-${name}`).addEventListener("keydown", moveTab);
 }
 for (const [on, off] of [["mouseover", "mouseout"], ["focusin", "focusout"]]) {
   $("answer").addEventListener(on, (event) => lightFrom(event, true));
