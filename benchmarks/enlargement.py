@@ -11,13 +11,12 @@ each in `results/enlargement-kept.jsonl`.
 
 With `--state`, four ways to spend the same FLOPs on a quarter of CLUENER, three seeds each: the large model from random
 initialisation; a model half as wide trained for half of the FLOPs, enlarged, and trained for the rest; the same with
-copies that stay equal; the small model all along. A budget is so many epochs of the large model. Numbers of epochs are
-whole: what is left over is less than an epoch of the small model, and the large one from random never has less than the
-others. Every phase has the recipe's learning rate, warm-up and decay; the last epoch's F1 counts. FLOPs are those of
-matrix products, counted over the very batches that are learnt, padding included: 6 a token and weight of a linear map
-(embeddings are looked up), 12 L D a token and layer for attention, 6 L K a token for the pointer grid. Optimiser,
-evaluation and the enlargement itself are left out. A finished run is a line of `results/enlargement.jsonl` and is never
-run again. A run has one thread.
+copies that begin equal; the small model all along. A budget is so many epochs of the large model. Numbers of epochs are
+whole: what is left over is less than an epoch of the small model, and `large` never has less than the others. Every
+phase has the recipe's learning rate, warm-up and decay; the last epoch's F1 counts. FLOPs are those of matrix products,
+counted over the very batches that are learnt, padding included: 6 a token and weight of a linear map (embeddings are
+looked up), 12 L D a token and layer for attention, 6 L K a token for the pointer grid; optimiser and evaluation are left
+out. A finished run is a line of `results/enlargement.jsonl` and is never run again. A run has one thread.
 """
 
 from __future__ import annotations
@@ -44,6 +43,7 @@ from benchmarks.processes import ROOT, Finished, run_module
 from benchmarks.rows import append_row, read_rows, run_planned, spread
 from ner_service.bundle import WEIGHTS, Bundle
 from ner_service.formats import read_documents
+from ner_service.model.batch import pack
 from ner_service.model.config import HeadConfig, ModelConfig, RoFormerConfig
 from ner_service.recognizer import Recognizer
 from training.config import load_run
@@ -57,6 +57,7 @@ RESULTS = ROOT / "benchmarks/results/enlargement.jsonl"
 KEPT = ROOT / "benchmarks/results/enlargement-kept.jsonl"
 RECIPE = ROOT / "training/recipes/cluener.toml"
 NUM_TEXTS = 1000
+TEXTS_OF_COPIES = 100
 SEEDS = (0, 1, 2)
 LARGE_SHARE = 0.5
 """Of the FLOPs of a run that begins small, those of the enlarged model."""
@@ -92,9 +93,7 @@ class Kept:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Experiment:
-    """What is trained: a share of the data, budgets in epochs of the large model, and how the models differ from the
-    recipe's. `small` is half as wide as `large`.
-    """
+    """A share of the data, budgets in epochs of the large model, and settings of both; the small one is half as wide."""
 
     share: float = 0.25
     budgets: tuple[int, ...] = (8, 24)
@@ -130,7 +129,9 @@ class Epochs:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """What came of a run. `small_f1` is the small model's before it was enlarged; `cpu_s` is processor time."""
+    """What came of a run. `small_f1` is the small model's before it was enlarged, `apart` how far its copies are apart
+    at the end; `cpu_s` is processor time.
+    """
 
     arm: Arm
     budget: int
@@ -140,6 +141,7 @@ class Row:
     flops: int
     f1: float
     small_f1: float | None
+    apart: float | None
     cpu_s: float
     peak_mib: float
     date: str
@@ -251,7 +253,7 @@ def execute(run: Run, experiment: Experiment, data: Path, state: Path) -> Row:
     epochs = divide(run.arm, run.budget, Counter(large), small.config, large.config)
     folder = state / run.name
     shutil.rmtree(folder, ignore_errors=True)
-    steps, found = [], []
+    steps, found, apart = [], [], None
     if epochs.small:
         steps.append(train([*common, *experiment.small], epochs.small, folder / "small"))
         found.append(f1_of(steps[-1]))
@@ -261,6 +263,8 @@ def execute(run: Run, experiment: Experiment, data: Path, state: Path) -> Row:
         start = [f"model.start_from={folder}/enlarged"] if epochs.small else []
         steps.append(train([*common, *start], epochs.large, folder / "large"))
         found.append(f1_of(steps[-1]))
+    if epochs.small and epochs.large:
+        apart = copies_apart(folder / "large/bundle", dev_texts(data, TEXTS_OF_COPIES))
     return Row(
         **asdict(run),
         small_epochs=epochs.small,
@@ -268,6 +272,7 @@ def execute(run: Run, experiment: Experiment, data: Path, state: Path) -> Row:
         flops=epochs.flops,
         f1=found[-1],
         small_f1=found[0] if len(found) > 1 else None,
+        apart=apart,
         cpu_s=round(sum(step.cpu_s for step in steps), 1),
         peak_mib=max(step.peak_mib for step in steps),
         date=datetime.now(UTC).date().isoformat(),
@@ -290,6 +295,20 @@ def grow(folder: Path, symmetry: str, seed: int) -> Finished:
     return run_module("training.cli", ["enlarge", *bundles, *options])
 
 
+def copies_apart(folder: Path, texts: Sequence[str]) -> float:
+    """The difference of the hidden states' two halves: 0 for equal ones, 1 for ones that have nothing in common."""
+    recognizer = Recognizer.load(folder, "cpu")
+    token_ids = [window.encoding.token_ids for text in texts for window in recognizer.encode(text)]
+    with torch.inference_mode():
+        hidden_BLD = recognizer.model.encoder(pack(token_ids))
+    first, second = hidden_BLD.chunk(2, dim=-1)
+    return float((first - second).norm() / hidden_BLD.norm())
+
+
+def dev_texts(data: Path, num: int) -> list[str]:
+    return [document.text for document in read_documents(data / "cluener/dev.jsonl.gz")][:num]
+
+
 def f1_of(step: Finished) -> float:
     """What a training run says of its last epoch."""
     found: float = json.loads(step.output)["last_epoch_f1"]
@@ -309,12 +328,9 @@ def kept_table(rows: Iterable[Kept]) -> Iterator[str]:
 
 
 def table(rows: Sequence[Row]) -> Iterator[str]:
-    """Markdown: mean F1 and spread of every arm at every budget, and against the large model from random.
-
-    Epochs are those of the small model and of the large one.
-    """
-    yield "| budget | arm | epochs | PFLOPs | F1, mean (standard deviation) of seeds | against large | time |"
-    yield "|---|---|---|---|---|---|---|"
+    """Markdown: every arm at every budget, and against the large model from random; epochs are small + large."""
+    yield "| budget | arm | epochs | PFLOPs | F1, mean (standard deviation) of seeds | against large | apart | time |"
+    yield "|---|---|---|---|---|---|---|---|"
     for budget in sorted({row.budget for row in rows}):
         plain = [row for row in rows if (row.budget, row.arm) == (budget, "large")]
         for arm in ARMS:
@@ -326,12 +342,14 @@ def table(rows: Sequence[Row]) -> Iterator[str]:
             peta = statistics.fmean(row.flops for row in own) / 1e15
             time = statistics.median(row.cpu_s for row in own) / statistics.median(row.cpu_s for row in plain)
             epochs = f"{own[0].small_epochs} + {own[0].large_epochs}"
-            yield f"| {budget} | {arm} | {epochs} | {peta:.3f} | {spread(f1)} | {gain:+.4f} | {time:.2f} |"
+            known = [row.apart for row in own if row.apart is not None]
+            apart = f"{statistics.fmean(known):.2f}" if known else ""
+            yield f"| {budget} | {arm} | {epochs} | {peta:.3f} | {spread(f1)} | {gain:+.4f} | {apart} | {time:.2f} |"
 
 
 def measure_kept(bundle: Path, data: Path) -> None:
     """Add a row for each way of enlarging that has none of this bundle."""
-    texts = [document.text for document in read_documents(data / "cluener/dev.jsonl.gz")][:NUM_TEXTS]
+    texts = dev_texts(data, NUM_TEXTS)
     manifest = Bundle.load(bundle).manifest
     digest = manifest.files[WEIGHTS].sha256
     done = {row.way for row in read_rows(Kept, KEPT) if row.weights_sha256 == digest}

@@ -26,6 +26,7 @@ from benchmarks.enlargement import (
     Kept,
     Row,
     Run,
+    copies_apart,
     divide,
     execute,
     flops,
@@ -35,6 +36,7 @@ from benchmarks.enlargement import (
     table,
 )
 from benchmarks.rows import append_row, read_rows
+from ner_service.bundle import Bundle
 from ner_service.model.batch import pad
 from ner_service.model.config import HeadConfig, Heads, ModelConfig, RoFormerConfig
 from ner_service.model.text_model import TextModel
@@ -42,6 +44,7 @@ from ner_service.records import structure
 from ner_service.types import Document
 from tests.training.runs import setup_of
 from training.config import load_run
+from training.enlargement import Plan, enlarge
 from training.enlargement.width import Grown
 from training.sample import sample_documents
 
@@ -79,6 +82,7 @@ def row(arm: Arm, seed: int = 0, f1: float = 0.5, budget: int = 8, cpu_s: float 
         flops=2 * 10**15,
         f1=f1,
         small_f1=None,
+        apart=0.25 if arm == "enlarged" else None,
         cpu_s=cpu_s,
         peak_mib=1000.0,
         date="2026-01-01",
@@ -181,13 +185,25 @@ def test_what_is_kept_has_a_row_each(tiny_bundle_folder: Path, tmp_path: Path, m
     assert lines[2].startswith("| tiny | x 2 | 2 | more_heads | ")
 
 
+def test_how_far_copies_are_apart(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    """None before training, as much as nothing in common for half of the channels of other weights."""
+    large = enlarge(tiny_bundle, Plan(width_factor=2))
+    large.save(tmp_path / "large")
+    assert copies_apart(tmp_path / "large", ["Ada in London", "李雷"]) < 1e-6
+    norms = {name: weight.clone() for name, weight in large.weights.items() if "feed_norm" in name}
+    for weight in norms.values():
+        weight[len(weight) // 2 :] *= -1.0
+    replace(large, weights={**large.weights, **norms}).save(tmp_path / "other")
+    assert copies_apart(tmp_path / "other", ["Ada in London", "李雷"]) > 0.5
+
+
 def test_tables() -> None:
     rows = [row("large", seed, 0.5 + seed / 100) for seed in SEEDS]
     rows += [row("enlarged", seed, 0.53 + seed / 100, cpu_s=80.0) for seed in SEEDS]
     lines = list(table([*rows, row("equal", budget=24)]))
     assert lines[2:] == [
-        "| 8 | large | 3 + 4 | 2.000 | 0.5100 (0.0100) of 3 | +0.0000 | 1.00 |",
-        "| 8 | enlarged | 3 + 4 | 2.000 | 0.5400 (0.0100) of 3 | +0.0300 | 0.80 |",
+        "| 8 | large | 3 + 4 | 2.000 | 0.5100 (0.0100) of 3 | +0.0000 |  | 1.00 |",
+        "| 8 | enlarged | 3 + 4 | 2.000 | 0.5400 (0.0100) of 3 | +0.0300 | 0.25 | 0.80 |",
     ]
 
 
@@ -208,6 +224,8 @@ def test_from_end_to_end(tmp_path: Path) -> None:
     assert (found.large_epochs, found.small_epochs > 1) == (1, True)
     assert 0.0 <= found.f1 <= 1.0
     assert found.small_f1 is not None
+    assert found.apart is not None
+    assert found.apart > 0.01
     assert found.cpu_s > 0
     append_row(tmp_path / "rows.jsonl", found)
     assert read_rows(Row, tmp_path / "rows.jsonl") == [found]

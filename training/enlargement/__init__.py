@@ -30,7 +30,7 @@ class Plan:
     `scheme` says what becomes of attention: `more_heads` has `width_factor` times the heads, each as wide as before;
     `wider_heads` as many heads, each `width_factor` times as wide. `symmetry` is how the copies of a channel are told
     apart: `shares` divides every weight among them by chance, `noise` adds to them what sums to zero, `equal` leaves
-    them equal, so that they learn the same for ever.
+    them equal, so that without dropout they learn the same for ever.
     """
 
     width_factor: int = 1

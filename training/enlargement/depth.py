@@ -32,22 +32,22 @@ def deepen(
     generator: torch.Generator,
 ) -> Weights:
     """The weights of a model with `num_layers` layers, at least as many as `encoder` has."""
-    num_grounds = encoder.num_layers - num_latents
+    num_free = encoder.num_layers - num_latents
     grown: list[Weights] = []
     for index in range(encoder.num_layers):
         grown.append(_below(weights, f"{LAYERS}{index}."))
-        for _ in range(num_above(index, num_layers - encoder.num_layers, num_grounds)):
+        for _ in range(num_above(index, num_layers - encoder.num_layers, num_free)):
             grown.append(pass_on(grown[-1], new_layer(encoder, generator)))
     others = {name: tensor for name, tensor in weights.items() if not name.startswith(LAYERS)}
     layers = {f"{LAYERS}{index}.{name}": tensor for index, layer in enumerate(grown) for name, tensor in layer.items()}
     return {**others, **layers}
 
 
-def num_above(index: int, num_new: int, num_grounds: int) -> int:
-    """How many of the new layers stand right above an old one, when they are spread evenly over the first ones."""
-    if index >= num_grounds:
+def num_above(index: int, num_new: int, num_free: int) -> int:
+    """How many of the new layers stand right above an old one, when these are spread evenly over the first ones."""
+    if index >= num_free:
         return 0
-    return num_new * (index + 1) // num_grounds - num_new * index // num_grounds
+    return num_new * (index + 1) // num_free - num_new * index // num_free
 
 
 def new_layer(encoder: RoFormerConfig | RoFormerV2Config, generator: torch.Generator) -> Weights:

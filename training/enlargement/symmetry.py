@@ -1,9 +1,9 @@
 """Linear maps between channels that stand several times: the same function, with copies that part or stay equal.
 
 A wide map reads every channel of the narrow one as several copies of equal value. What counts is the sum of its weights
-over the copies, so they may differ in anything that sums to zero. Equal ones get equal gradients and stay equal. Shares
-that are one number a copy are little better: gradients then differ by a factor, which Adam divides away, so that the
-copies take the same first step. What parts them at once is chance, weight by weight.
+over the copies, so they may differ in anything that sums to zero. Equal ones get equal gradients and stay equal, unless
+dropout tells them apart. Shares that are one number a copy are little better: gradients then differ by a factor, which
+Adam divides away, so that the copies take the same first step. What parts them at once is chance, weight by weight.
 
 Knows no layer. Shapes: O outputs, I inputs of a map, both wide; N inputs of the narrow map, k copies of each.
 """

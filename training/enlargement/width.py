@@ -169,14 +169,14 @@ def _widen_encoder(writer: _Writer, grown: Grown) -> None:
 
 
 def _widen_layer(writer: _Writer, layer: str, grown: Grown) -> None:
-    fused = f"{layer}.attention.query_key_value"
-    writer.linear(fused, reads=grown.hidden, gives=grown.query_key_value)
+    attention = f"{layer}.attention"
+    writer.linear(f"{attention}.query_key_value", reads=grown.hidden, gives=grown.query_key_value)
     held_O = grown.query_key_value.scale > 0
     new_O = ~held_O
-    new_O[: len(new_O) // 3] = False
+    new_O[: len(new_O) // 3] = False  # those of queries stay 0
     if new_O.any():
-        writer.fill(f"{fused}.weight", new_O, held_O)
-    writer.linear(f"{layer}.attention.output", reads=grown.value, gives=grown.hidden)
+        writer.fill(f"{attention}.query_key_value.weight", new_O, held_O)
+    writer.linear(f"{attention}.output", reads=grown.value, gives=grown.hidden)
     writer.linear(f"{layer}.feed_in", reads=grown.hidden, gives=grown.inner)
     writer.linear(f"{layer}.feed_out", reads=grown.inner, gives=grown.hidden)
     for name in ("attention_norm", "feed_norm"):

@@ -69,11 +69,11 @@ def test_epsilon_is_what_is_off() -> None:
 
 
 @pytest.mark.parametrize(
-    ("num_new", "num_grounds", "expected"),
+    ("num_new", "num_free", "expected"),
     [(4, 4, [1, 1, 1, 1]), (2, 4, [0, 1, 0, 1]), (5, 2, [2, 3]), (1, 3, [0, 0, 1]), (0, 2, [0, 0])],
 )
-def test_new_layers_are_spread(num_new: int, num_grounds: int, expected: list[int]) -> None:
-    found = [num_above(index, num_new, num_grounds) for index in range(num_grounds + 2)]
+def test_new_layers_are_spread(num_new: int, num_free: int, expected: list[int]) -> None:
+    found = [num_above(index, num_new, num_free) for index in range(num_free + 2)]
     assert found == [*expected, 0, 0]
 
 
