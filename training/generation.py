@@ -85,25 +85,42 @@ def generate(
     top_p: float = TOP_P,
     generator: torch.Generator | None = None,
 ) -> list[str]:
-    """A text drawn for each source, those left out that do not end within twice its length.
+    """`generate_each` for one text."""
+    return generate_each(recognizer, [sources], top_p=top_p, generators=[generator])[0]
 
-    Sources are the tokens of one text with the special tokens around it, some of them masked; all are of one length.
-    If nothing tells them apart, they are read once.
+
+def generate_each(
+    recognizer: Recognizer,
+    sources: Sequence[Sequence[tuple[int, ...]]],
+    *,
+    top_p: float = TOP_P,
+    generators: Sequence[torch.Generator | None],
+) -> list[list[str]]:
+    """For each text one drawn for each of its sources, those left out that do not end within twice its length.
+
+    A text's sources are its tokens with the special tokens around it, some of them masked: as many for each text, and
+    all of one length. Each text has a generator, so what is drawn for it does not depend on the others. If nothing
+    tells all sources apart, they are read once.
 
     Raises:
         ConfigError: the encoder is a foreign one, or the tokenizer marks no text's end.
     """
-    model, tokenizer, num_tokens = recognizer.model, recognizer.tokenizer, len(sources[0])
+    model, tokenizer = recognizer.model, recognizer.tokenizer
+    rows = [row for own in sources for row in own]
+    num_tokens, num_each = len(rows[0]), len(sources[0])
     encoder = walked(cast(Encoder, model.encoder), "generation")
     sampling = Sampling.of_tokenizer(tokenizer, max_tokens=2 * num_tokens, top_p=top_p)
-    read = sources[:1] if len(set(sources)) == 1 else sources
+    read = rows[:1] if len(set(rows)) == 1 else rows
     caches = [KeyValueCache() for _ in range(encoder.num_layers)]
     with torch.inference_mode():
         last_ND = encoder(pad(read, tokenizer.pad_id, recognizer.device), caches)[:, -1]
-    if len(read) < len(sources):
-        last_ND, caches = last_ND.expand(len(sources), -1), [cache.repeat(len(sources)) for cache in caches]
-    rows = decode_tokens(model, last_ND, caches, sampling, first_position=num_tokens, generator=generator)
-    return [tokenizer.decode(row) for row in rows if row[-1] == sampling.end_id]
+    if len(read) < len(rows):
+        last_ND, caches = last_ND.expand(len(rows), -1), [cache.repeat(len(rows)) for cache in caches]
+    drawn = decode_tokens(model, last_ND, caches, sampling, first_position=num_tokens, generators=generators)
+    return [
+        [tokenizer.decode(row) for row in drawn[start : start + num_each] if row[-1] == sampling.end_id]
+        for start in range(0, len(rows), num_each)
+    ]
 
 
 def distinct(candidates: Iterable[str], *, besides: Collection[str]) -> list[str]:
@@ -186,7 +203,7 @@ def decode_tokens(
     sampling: Sampling,
     *,
     first_position: int,
-    generator: torch.Generator | None = None,
+    generators: Sequence[torch.Generator | None] = (None,),
 ) -> list[tuple[int, ...]]:
     """The token ids of N rows; the end id stands last in a row that came to it.
 
@@ -196,7 +213,7 @@ def decode_tokens(
         caches: what each layer's tokens attend to besides their own past, of N rows; extended.
         sampling: how tokens are drawn.
         first_position: where the first drawn token stands.
-        generator: of the CPU, whatever the device.
+        generators: of the CPU, whatever the device; each draws for its share of the rows, as many for each, in order.
 
     Raises:
         ConfigError: the encoder is a foreign one.
@@ -209,7 +226,8 @@ def decode_tokens(
     for position in range(first_position, first_position + sampling.max_tokens):
         logits_NV = model.language_model(hidden_ND, encoder.token_embedding.weight).float()
         logits_NV = logits_NV.index_fill(-1, barred, -torch.inf)
-        uniform_N = torch.rand(len(hidden_ND), generator=generator)
+        shares = [torch.rand(len(hidden_ND) // len(generators), generator=generator) for generator in generators]
+        uniform_N = torch.cat(shares)
         token_N = nucleus_tokens(logits_NV, sampling.top_p, uniform_N.to(hidden_ND.device)).cpu()
         drawn.append(token_N.where(running_N, torch.tensor(sampling.end_id)))
         running_N &= token_N != sampling.end_id

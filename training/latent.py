@@ -128,7 +128,7 @@ class Autoencoder:
             caches,
             self.sampling,
             first_position=FIRST_POSITION + len(self.tokenizer.start_ids),
-            generator=self.generator,
+            generators=[self.generator],
         )
         return [Written(self.tokenizer.decode(row), finished=row[-1] == self.sampling.end_id) for row in rows]
 

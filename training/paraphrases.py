@@ -7,8 +7,8 @@ mention as often as the source, resemble it, and are not it. Knows no file.
 from __future__ import annotations
 
 import random
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -19,10 +19,16 @@ from ner_service.types import Document, Encoding, Entity
 from training.data.projection import Mentions, bare
 from training.data.sources import AUGMENTED_FROM
 from training.data.words import word_groups, word_spans
-from training.generation import distinct, generate, rank, read_source
+from training.generation import distinct, generate_each, rank, read_source
 
 MASKED_SHARE = 0.15
 """Of the words outside entities, before sentences are drawn."""
+
+BLOCK = 512
+"""How many documents are looked through at a time for such as can be drawn for together."""
+
+ROWS = 128
+"""How many candidates are drawn together, at most, unless one document has more: a step reads all weights for each."""
 
 REASONS: Mapping[str, str] = {
     "unfinished": "no end within twice the source's length",
@@ -62,8 +68,17 @@ class Paraphrased:
     unfit: str | None = None
 
 
-def paraphrase(recognizer: Recognizer, document: Document, recipe: Recipe) -> Paraphrased:
-    """Documents made of one, the most similar first; the same whatever other documents there are.
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A document that sentences are drawn for."""
+
+    document: Document
+    mentions: Mentions
+    encoding: Encoding
+
+
+def paraphrase(recognizer: Recognizer, documents: Sequence[Document], recipe: Recipe) -> Iterator[Paraphrased]:
+    """What is made of each document, the most similar first; the same whatever other documents there are.
 
     Source: the augmentation of kexue.fm/archives/8454, with every mention checked.
 
@@ -72,22 +87,38 @@ def paraphrase(recognizer: Recognizer, document: Document, recipe: Recipe) -> Pa
         ConfigError: the model was not taught to write similar sentences, its encoder is a foreign one, or its
             tokenizer has no token for masks.
     """
+    for start in range(0, len(documents), BLOCK):
+        sources = [_source(recognizer, document) for document in documents[start : start + BLOCK]]
+        drawn = _draw_each(recognizer, [source for source in sources if isinstance(source, Source)], recipe)
+        for source in sources:
+            if isinstance(source, str):
+                yield Paraphrased(unfit=source)
+            else:
+                yield _choose(recognizer, source, next(drawn), recipe)
+
+
+def _source(recognizer: Recognizer, document: Document) -> Source | str:
+    """What is drawn from, or why nothing is."""
     mentions = Mentions.of(document)
     if mentions is None or not document.entities:
-        return Paraphrased(unfit="ambiguous" if mentions is None else "no_entity")
+        return "ambiguous" if mentions is None else "no_entity"
     try:
-        encoding = read_source(recognizer, document.text)
+        return Source(document, mentions, read_source(recognizer, document.text))
     except TextTooLongError:
-        return Paraphrased(unfit="too_long")
-    drawn = _draw(recognizer, document, encoding, recipe)
+        return "too_long"
+
+
+def _choose(recognizer: Recognizer, source: Source, drawn: Sequence[str], recipe: Recipe) -> Paraphrased:
     refused = Counter(unfinished=recipe.num_samples - len(drawn))
-    labelled = _project(document.text, mentions, drawn, refused)
-    ranked = rank(recognizer, document.text, list(labelled))
+    text = source.document.text
+    labelled = _project(text, source.mentions, drawn, refused)
+    ranked = rank(recognizer, text, list(labelled))
     near = [similar for similar in ranked if similar.cosine >= recipe.threshold]
     kept = near[: recipe.per_document]
     refused.update(far=len(ranked) - len(near), surplus=len(near) - len(kept))
     return Paraphrased(
-        documents=tuple(_document(document, similar.text, labelled[similar.text]) for similar in kept), refused=refused
+        documents=tuple(_document(source.document, similar.text, labelled[similar.text]) for similar in kept),
+        refused=refused,
     )
 
 
@@ -105,15 +136,37 @@ def mask_outside(
     return tuple(masked)
 
 
-def _draw(recognizer: Recognizer, document: Document, encoding: Encoding, recipe: Recipe) -> list[str]:
-    """A candidate for each of as many masked sources; the seed and the text alone decide which."""
+def _draw_each(recognizer: Recognizer, sources: Sequence[Source], recipe: Recipe) -> Iterator[list[str]]:
+    """The candidates for each source, in order; those as long as each other are drawn together."""
+    num_together = max(1, ROWS // recipe.num_samples)
+    by_length: dict[int, list[int]] = defaultdict(list)
+    for index, source in enumerate(sources):
+        by_length[len(source.encoding)].append(index)
+    drawn: dict[int, list[str]] = {}
+    for alike in by_length.values():
+        for start in range(0, len(alike), num_together):
+            group = alike[start : start + num_together]
+            found = _draw(recognizer, [sources[index] for index in group], recipe)
+            drawn.update(zip(group, found, strict=True))
+    return (drawn[index] for index in range(len(sources)))
+
+
+def _draw(recognizer: Recognizer, group: Sequence[Source], recipe: Recipe) -> list[list[str]]:
+    """For each source a candidate for each of as many masked copies; the seed and the text alone decide which."""
     mask_id = recognizer.tokenizer.mask_id
     if mask_id is None:
         raise ConfigError("tokenizer: found no token for masks, expected one")
-    choices = random.Random(f"{recipe.seed} {document.text}")
-    generator = torch.Generator().manual_seed(choices.getrandbits(63))
-    sources = [mask_outside(encoding, document, mask_id, MASKED_SHARE, choices) for _ in range(recipe.num_samples)]
-    return generate(recognizer, sources, generator=generator)
+    generators, masked = [], []
+    for source in group:
+        choices = random.Random(f"{recipe.seed} {source.document.text}")
+        generators.append(torch.Generator().manual_seed(choices.getrandbits(63)))
+        masked.append(
+            [
+                mask_outside(source.encoding, source.document, mask_id, MASKED_SHARE, choices)
+                for _ in range(recipe.num_samples)
+            ]
+        )
+    return generate_each(recognizer, masked, generators=generators)
 
 
 def _project(

@@ -73,7 +73,7 @@ def drawn(model: TextModel, num_rows: int, sampling: Sampling, first_position: i
         [cache.repeat(num_rows) for cache in caches],
         sampling,
         first_position=first_position,
-        generator=seeded(),
+        generators=[seeded()],
     )
     return [list(row) for row in rows]
 

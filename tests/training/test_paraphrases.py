@@ -22,12 +22,17 @@ GOOD = "Leeds has Ada Park."
 ANY = Recipe(threshold=-1.0, num_samples=8)
 
 
+def single(recognizer: Recognizer, document: Document, recipe: Recipe) -> Paraphrased:
+    [found] = paraphrase(recognizer, [document], recipe)
+    return found
+
+
 def of(
     candidates: Sequence[str], monkeypatch: pytest.MonkeyPatch, recipe: Recipe, document: Document = ADA
 ) -> Paraphrased:
     """What is made of candidates in the place of those that the model would draw."""
-    monkeypatch.setattr("training.paraphrases.generate", lambda *_, **__: list(candidates))
-    return paraphrase(paraphraser(), document, recipe)
+    monkeypatch.setattr("training.paraphrases.generate_each", lambda *_, **__: [list(candidates)])
+    return single(paraphraser(), document, recipe)
 
 
 def mentions(document: Document) -> list[tuple[str, str]]:
@@ -35,7 +40,7 @@ def mentions(document: Document) -> list[tuple[str, str]]:
 
 
 def test_what_was_learnt_becomes_a_labelled_document() -> None:
-    found = paraphrase(paraphraser(), TOM, ANY)
+    found = single(paraphraser(), TOM, ANY)
     best = next(document for document in found.documents if document.text == PAIRS[3][1])
     assert mentions(best) == [("Bank of Oslo", "ORG"), ("Oslo", "LOC"), ("Tom", "PER")]
     assert best.metadata == {"augmented_from": TOM.text}
@@ -92,10 +97,10 @@ def test_candidates_below_the_threshold_are_refused(monkeypatch: pytest.MonkeyPa
     model, recipe = paraphraser(), Recipe(threshold=-1.0, num_samples=4, per_document=4)
     every = of(SIMILAR, monkeypatch, recipe)
     assert +every.refused == {}
-    monkeypatch.setattr("training.paraphrases.generate", lambda *_, **__: list(SIMILAR))
+    monkeypatch.setattr("training.paraphrases.generate_each", lambda *_, **__: [list(SIMILAR)])
     cosines = [similar.cosine for similar in rank(model, ADA.text, SIMILAR)]
     threshold = (cosines[1] + cosines[2]) / 2
-    found = paraphrase(model, ADA, Recipe(threshold=threshold, num_samples=4, per_document=4))
+    found = single(model, ADA, Recipe(threshold=threshold, num_samples=4, per_document=4))
     assert found.documents == every.documents[:2]
     assert +found.refused == {"far": 2}
 
@@ -116,7 +121,7 @@ def test_the_most_similar_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_a_document_is_unfit(reason: str, document: Document) -> None:
-    assert paraphrase(paraphraser(), document, ANY) == Paraphrased(unfit=reason)
+    assert single(paraphraser(), document, ANY) == Paraphrased(unfit=reason)
     assert reason in UNFIT
 
 
@@ -136,18 +141,30 @@ def noisy() -> Recognizer:
 def test_the_seed_and_the_document_alone_decide() -> None:
     model = noisy()
     texts = [
-        [[document.text for document in paraphrase(model, source, recipe).documents] for source in sources]
+        [[document.text for document in single(model, source, recipe).documents] for source in sources]
         for recipe, sources in (
             (Recipe(threshold=-1.0, num_samples=16, seed=1), (ADA, TOM)),
             (Recipe(threshold=-1.0, num_samples=16, seed=1), (TOM, ADA)),
         )
     ]
     assert texts[0] == texts[1][::-1]
-    refused = [
-        paraphrase(model, ADA, Recipe(threshold=-1.0, num_samples=32, seed=seed)).refused for seed in (1, 1, 2, 3)
-    ]
+    refused = [single(model, ADA, Recipe(threshold=-1.0, num_samples=32, seed=seed)).refused for seed in (1, 1, 2, 3)]
     assert refused[0] == refused[1]
     assert refused[0] != refused[2] or refused[0] != refused[3]
+
+
+def test_what_is_drawn_together_is_what_is_drawn_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Texts of one length share a batch, blocks and batches end where they end, and order is kept."""
+    monkeypatch.setattr("training.paraphrases.BLOCK", 5)
+    monkeypatch.setattr("training.paraphrases.ROWS", 32)
+    model = noisy()
+    alike = [Document(text, (Entity(0, 2, "PER"),)) for text in ("李雷住在西安。", "南京住在李雷。", "西安住在南京。")]
+    assert len({len(model.tokenizer.encode(document.text)) for document in alike}) == 1
+    documents = [ADA, alike[0], Document("It rained."), alike[1], TOM, alike[2], alike[0], ADA]
+    recipe = Recipe(threshold=-1.0, num_samples=16)
+    together = list(paraphrase(model, documents, recipe))
+    assert together == [single(model, document, recipe) for document in documents]
+    assert sum(bool(found.documents) for found in together) >= 3
 
 
 def test_every_entity_reads_as_in_its_source() -> None:
@@ -156,7 +173,7 @@ def test_every_entity_reads_as_in_its_source() -> None:
         (source, document)
         for seed in range(4)
         for source in (ADA, TOM)
-        for document in paraphrase(model, source, Recipe(threshold=-1.0, num_samples=16, seed=seed)).documents
+        for document in single(model, source, Recipe(threshold=-1.0, num_samples=16, seed=seed)).documents
     ]
     assert len(made) >= 4
     for source, document in made:
@@ -200,11 +217,11 @@ def test_a_share_of_the_words_is_masked() -> None:
 
 def test_what_cannot_write_is_refused(tiny_bundle: Bundle) -> None:
     with pytest.raises(MissingHeadError, match="no 'language_model' head"):
-        paraphrase(Recognizer(tiny_bundle, torch.device("cpu")), ADA, ANY)
+        single(Recognizer(tiny_bundle, torch.device("cpu")), ADA, ANY)
 
 
 def test_a_tokenizer_without_masks_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     model = writer(random_model(small_encoder(small_tokenizer().vocab_size)))
     monkeypatch.setattr(model.tokenizer, "mask_id", None)
     with pytest.raises(ConfigError, match="found no token for masks, expected one"):
-        paraphrase(model, ADA, ANY)
+        single(model, ADA, ANY)

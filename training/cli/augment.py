@@ -76,8 +76,8 @@ def _augmented(
     recognizer: Recognizer, documents: Sequence[Document], recipe: Recipe, tally: Tally
 ) -> Iterator[Document]:
     """The new documents, as they are made; what becomes of the rest is counted."""
-    for document in track(documents, console=console, transient=True, disable=not console.is_terminal):
-        found = paraphrase(recognizer, document, recipe)
+    made = paraphrase(recognizer, documents, recipe)
+    for found in track(made, total=len(documents), console=console, transient=True, disable=not console.is_terminal):
         tally.num_documents += 1
         tally.num_written += len(found.documents)
         tally.refused.update(found.refused)
