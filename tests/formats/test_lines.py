@@ -10,7 +10,7 @@ from ner_service.errors import DataError
 from ner_service.formats.lines import read_lines, write_lines
 
 
-def rows(path: Path) -> list[tuple[int, str]]:
+def rows(path: Path) -> list[tuple[int | None, str]]:
     return [(line.number, line.text) for line in read_lines(path)]
 
 

@@ -7,7 +7,7 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ner_service.types import Document, Entity
+from ner_service.types import Document, Entity, Page
 from tests.strategies import documents
 from training.data.augmentation import join, join_documents
 
@@ -66,3 +66,12 @@ def test_only_documents_annotated_alike_are_joined() -> None:
         [text] = set(result.text.split("\n"))
         kind = kinds[int(text[0])]
         assert (result.annotated, result.flat) == (kind.annotated, kind.flat)
+
+
+def test_pages_are_not_joined() -> None:
+    page = Page(("Ann", "left"), ((0, 0, 1, 1), (2, 0, 3, 1)), (4, 4))
+    pages = [Document(page.text, page=page)] * 4
+    texts = [Document("Bo slept.")] * 4
+    results = list(join_documents([*pages, *texts], 1.0, random.Random(0)))
+    assert [document for document in results if document.page] == pages
+    assert any("\n" in document.text for document in results), "the twin: texts are"
