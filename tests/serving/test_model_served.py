@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from starlette.testclient import TestClient
 
 from ner_service.bundle import Bundle
 from ner_service.model.batch import pad
+from ner_service.model.config import RoFormerConfig
 from ner_service.model.text_model import TextModel
 from ner_service.recognizer import Recognizer
 from ner_service.serving.app import build_app
@@ -24,8 +26,9 @@ from ner_service.serving.metrics import Metrics
 from ner_service.serving.registry import Registry
 from ner_service.serving.server import load_model
 from ner_service.serving.settings import Settings
+from ner_service.text.reading_order import reading_order
 from ner_service.text.windows import split
-from ner_service.types import Recognition, RecognizeOptions
+from ner_service.types import Page, Recognition, RecognizeOptions, codepoints_to_words
 from tests.conftest import SENTENCES
 from tests.serving.conftest import until
 
@@ -95,6 +98,45 @@ def test_among_many_clients_the_answer_is_the_same(client: TestClient) -> None:
         assert entities(one) == entities(other)
         scores = [entity["score"] for entity in one["entities"]]
         assert [entity["score"] for entity in other["entities"]] == pytest.approx(scores, abs=1e-5)
+
+
+@pytest.fixture(scope="module")
+def of_pages(tiny_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[TestClient, Recognizer]]:
+    """The tiny model with two axes, served, and beside the service."""
+    encoder = tiny_bundle.manifest.model.encoder
+    assert isinstance(encoder, RoFormerConfig)
+    model = replace(tiny_bundle.manifest.model, encoder=replace(encoder, num_axes=2))
+    folder = tmp_path_factory.mktemp("served") / "pages"
+    replace(tiny_bundle, manifest=replace(tiny_bundle.manifest, model=model)).save(folder)
+    with served(folder) as client:
+        yield client, Recognizer.load(folder, "cpu")
+
+
+def test_pages_are_served_as_they_are_recognised(of_pages: tuple[TestClient, Recognizer]) -> None:
+    client, recognizer = of_pages
+    words = tuple(" ".join(SENTENCES).split())
+    boxes = tuple(
+        (60.0 * (i % 4), 14.0 * (i // 4), 60.0 * (i % 4) + 6 * len(w), 14.0 * (i // 4) + 10)
+        for i, w in enumerate(words)
+    )
+    page = Page(words, boxes, (2000, 500))
+    backwards = {"words": words[::-1], "boxes": boxes[::-1], "page": page.size}
+    given = {"words": words, "boxes": boxes, "page": page.size, "order": "given"}
+    order = reading_order(page.boxes)
+    options = RecognizeOptions(threshold=0.3)
+    answers = recognizer.recognize([page.reordered(order), page], options)
+    body = {"inputs": ["Ada", backwards, given, *TEXTS], "threshold": 0.3}
+    _, found_sorted, found_given, *of_texts = client.post("/v1/extract", json=body).json()["results"]
+    read = [(page.reordered(order), [len(words) - 1 - i for i in order]), (page, list(range(len(words))))]
+    for (seen, indices), answer, result in zip(read, answers, (found_sorted, found_given), strict=True):
+        assert isinstance(answer, Recognition)
+        assert len(answer.entities) > 3
+        assert result["windows"] == answer.num_windows > 1
+        expected = [(e.label, indices[slice(*codepoints_to_words(seen, e.start, e.end))]) for e in answer.entities]
+        assert sorted((e["label"], e["words"]) for e in result["entities"]) == sorted(expected)
+    # Texts that are read together with pages are read as if there were none.
+    plain = client.post("/v1/extract", json={"inputs": list(TEXTS), "threshold": 0.3}).json()["results"]
+    assert [entities(result) for result in of_texts] == [entities(result) for result in plain]
 
 
 @pytest.mark.parametrize("threshold", [0, 1])

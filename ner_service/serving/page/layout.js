@@ -33,12 +33,16 @@ function median(values) {
   return [...values].sort((a, b) => a - b)[Math.floor(values.length / 2)];
 }
 
-// How many entities lie within one another below each; an entity's parent is an index.
+// How many entities lie within one another below each; of two with the same words the later one is the outer.
 function levelsOf(entities) {
   const levels = entities.map(() => 0);
+  const latest = new Map();
   const innerFirst = entities.map((_, index) => index).sort((a, b) => entities[b].depth - entities[a].depth);
   for (const index of innerFirst) {
-    const { parent } = entities[index];
+    const { parent, words } = entities[index];
+    const same = latest.get(words.join());
+    if (same !== undefined) levels[index] = Math.max(levels[index], levels[same] + 1);
+    latest.set(words.join(), index);
     if (parent !== null) levels[parent] = Math.max(levels[parent], levels[index] + 1);
   }
   return levels;
