@@ -15,8 +15,8 @@ copies that begin equal; the small model all along. A budget is so many epochs o
 whole: what is left over is less than an epoch of the small model, and `large` never has less than the others. Every
 phase has the recipe's learning rate, warm-up and decay; the last epoch's F1 counts. FLOPs are those of matrix products,
 counted over the very batches that are learnt, padding included: 6 a token and weight of a linear map (embeddings are
-looked up), 12 L D a token and layer for attention, 6 L K a token for the pointer grid; optimiser and evaluation are left
-out. A finished run is a line of `results/enlargement.jsonl` and is never run again. A run has one thread.
+looked up), 12 L D a token and layer for attention, 6 L K a token for the pointer grid; optimiser and evaluation are
+left out. A finished run is a line of `results/enlargement.jsonl` and is never run again. A run has one thread.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class Kept:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Experiment:
-    """A share of the data, budgets in epochs of the large model, and settings of both; the small one is half as wide."""
+    """A share of the data, budgets in epochs of the large model, settings of both and of the small one, half as wide."""
 
     share: float = 0.25
     budgets: tuple[int, ...] = (8, 24)
