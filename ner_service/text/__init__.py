@@ -1,1 +1,1 @@
-"""Text to tokens and back: tokenizer, windows, offset units, groups within a token budget. Knows no tensor."""
+"""Text and pages to tokens and back: tokenizer, windows, places, reading order, offsets, budget. Knows no tensor."""
