@@ -93,7 +93,7 @@ class Kept:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Experiment:
-    """A share of the data, budgets in epochs of the large model, settings of both and of the small one, half as wide."""
+    """A share of the data, budgets in epochs of the large model, settings of both models and of the small one alone."""
 
     share: float = 0.25
     budgets: tuple[int, ...] = (8, 24)
