@@ -230,3 +230,12 @@ def test_refusals() -> None:
     pages = bundle_of(ENCODERS["two_axes"], SPANS)
     with pytest.raises(ConfigError, match="found 'wider_heads' by 2 for an encoder with num_axes = 2"):
         enlarge(pages, Plan(width_factor=2, scheme="wider_heads"))
+
+
+def test_every_head_has_its_parameters_counted() -> None:
+    """Statistics of batches are kept, not learnt, and the table of a posterior is neither."""
+    for posterior in ("vmf", "gaussian"):
+        latent = LatentConfig(num_latents=1, size=4, posterior=posterior)  # type: ignore[arg-type]
+        small = bundle_of(ROFORMER, replace(EVERY_HEAD, latent=latent))
+        learnt = (tensor.numel() for name, tensor in small.weights.items() if "posteriors.0.norm" not in name)
+        assert num_parameters(small) == sum(learnt)
