@@ -235,7 +235,7 @@ def test_refusals() -> None:
 def test_every_head_has_its_parameters_counted() -> None:
     """Statistics of batches are kept, not learnt, and the table of a posterior is neither."""
     for posterior in ("vmf", "gaussian"):
-        latent = LatentConfig(num_latents=1, size=4, posterior=posterior)  # type: ignore[arg-type]
+        latent = LatentConfig(num_latents=1, size=4, posterior=posterior)
         small = bundle_of(ROFORMER, replace(EVERY_HEAD, latent=latent))
         learnt = (tensor.numel() for name, tensor in small.weights.items() if "posteriors.0.norm" not in name)
         assert num_parameters(small) == sum(learnt)
