@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -170,7 +170,8 @@ def _read_tokenizer(path: Path) -> TextTokenizer:
 
 def _encoder(table: Mapping[str, object], vocab_size: int) -> EncoderConfig:
     if "kind" not in table:
-        raise ConfigError("model.encoder.kind: missing; expected 'roformer', 'roformer_v2' or 'huggingface'")
+        kinds = [repr(kind.__dataclass_fields__["kind"].default) for kind in get_args(EncoderConfig)]
+        raise ConfigError(f"model.encoder.kind: missing; expected one of {', '.join(kinds)}")
     if table["kind"] == "huggingface":
         table = {**table, "config": {**dict(table.get("config", {})), "vocab_size": vocab_size}}  # type: ignore[call-overload]
     else:
