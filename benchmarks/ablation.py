@@ -153,7 +153,7 @@ def execute(run: Run, data: Path, state: Path, generator: Path | None) -> Row:
 
 
 def augment(generator: Path, documents: Path, target: Path, seed: int) -> Finished:
-    """Write as many documents again, at most. What the generator itself has cost is not counted: it serves every run."""
+    """Write as many documents again, at most. What the generator has cost is not counted: it serves every run."""
     options = ("--per-document", "1", "--samples", "4", "--seed", str(seed))
     return run_module("training.cli", ["augment", str(generator), str(documents), "-o", str(target), *options])
 
