@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ner_service.errors import CallerError, InferenceError, InvalidPageError, NerServiceError, ServiceError
+from ner_service.serving.images import InvalidImageError
 from ner_service.serving.problems import item_problem
 from tests.serving.conftest import Serve, Service
 
@@ -186,8 +187,9 @@ def test_every_error_of_the_domain_has_a_problem() -> None:
         below = [leaf for child in kind.__subclasses__() for leaf in leaves(child)]
         return below or [kind]
 
+    made = {InvalidPageError: InvalidPageError("boxes", "x"), InvalidImageError: InvalidImageError("x")}
     for kind in [*leaves(CallerError), *leaves(ServiceError)]:
-        error = InvalidPageError("boxes", "x") if kind is InvalidPageError else kind.__new__(kind)
+        error = made.get(kind) or kind.__new__(kind)
         problem = item_problem(error)
         assert problem["type"] == f"urn:ner-service:{kind.code}"
         assert 400 <= problem["status"] <= 599
