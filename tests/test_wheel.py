@@ -89,12 +89,13 @@ def test_the_service_wheel_says_what_it_needs(service_wheel: zipfile.ZipFile) ->
     assert metadata(service_wheel)["Version"] == ner_service.__version__
     base = {"numpy", "rich", "safetensors", "tokenizers", "torch", "typer", "typing-extensions"}
     assert requirements(service_wheel) == base
-    extras = {"dev", "huggingface", "serve", "train"}
+    extras = {"dev", "huggingface", "ocr", "serve", "train"}
     assert set(metadata(service_wheel).get_all("Provides-Extra", [])) == extras
     assert requirements(service_wheel, "huggingface") == {"transformers"}
     assert requirements(service_wheel, "train") == {"accelerate", "rjieba", "seqeval", "transformers"}
     serve = {"fastapi", "prometheus-client", "pydantic", "pydantic-settings", "uvicorn"}
     assert requirements(service_wheel, "serve") == serve
+    assert requirements(service_wheel, "ocr") == {"onnxruntime", "pillow", "rapidocr"}
 
 
 def test_the_service_wheel_carries_its_licence(service_wheel: zipfile.ZipFile) -> None:
@@ -110,7 +111,7 @@ def test_the_service_wheel_works_where_it_is_unpacked(service_wheel: zipfile.Zip
 
 
 def test_the_training_wheel_holds_training_alone(training_wheel: zipfile.ZipFile) -> None:
-    assert package_files(training_wheel) == source_files("training", "*.py", "recipes/*.toml")
+    assert package_files(training_wheel) == source_files("training", "*.py", "recipes/*.toml", "recipes/starter/*.toml")
     assert scripts(training_wheel) == {"console_scripts": {"ner-train": "training.cli:app"}}
 
 

@@ -25,6 +25,7 @@ SMALL = (
     "model.head.head_size=16",
     "batch.tokens=256",
     "objectives={}",
+    "regularisation={}",
 )
 NO_DROPOUT = ("model.encoder.dropout=0.0", "model.encoder.attention_dropout=0.0")
 

@@ -195,7 +195,8 @@ def test_documents_and_raw_text_in_one_run(folder: Path, tmp_path: Path) -> None
     """`train` with objectives beside the spans: their heads are in the bundle, F1 is what is measured."""
     run = write_run(tmp_path / "sample", num_train=8, num_dev=2)
     texts = f'data.texts=["{folder}/texts.txt.gz"]'
-    small = ("model.encoder.hidden_size=32", "model.encoder.intermediate_size=64", "epochs=1", "device=cpu")
+    sizes = ("model.encoder.hidden_size=32", "model.encoder.intermediate_size=64")
+    small = (*sizes, "epochs=1", "device=cpu", "regularisation={}")
     (run.parent / "teacher").symlink_to(folder / "teacher")
     result = invoke("train", run, "-o", tmp_path / "run", "--json", *set_raw_options(*small, texts, *MIXES["all"]))
     assert result.exit_code == 0, result.output
