@@ -17,21 +17,17 @@ that of the processor, which a busy machine disturbs least.
 
 from __future__ import annotations
 
-import argparse
 import gzip
 import json
-import shutil
 import statistics
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 
-from benchmarks.candidates import processor
+from benchmarks.machine import where
 from benchmarks.processes import ROOT, Finished, run_module
-from benchmarks.rows import append_row, read_rows, run_planned, spread
+from benchmarks.rows import read_rows, spread
+from benchmarks.runs import RECIPES, command, f1_of, train, work
 from training.data.raw import fraction_of
 
 RESULTS = ROOT / "benchmarks/results/ablation.jsonl"
@@ -137,18 +133,16 @@ def execute(run: Run, data: Path, state: Path, generator: Path | None) -> Row:
         written = state / f"{run.name}.jsonl"
         steps.append(augment(generator, sources[0], written, run.seed))
         sources += [written] if written.stat().st_size else []
-    steps.append(train(run, sources, data, state))
+    steps.append(train(RECIPES / f"{run.data}.toml", settings_of(run, sources, data), state / run.name))
     return Row(
         **asdict(run),
         epochs=EPOCHS[run.data, run.share],
         settings=ARMS[run.arm],
-        f1=json.loads(steps[-1].output)["last_epoch_f1"],
+        f1=f1_of(steps[-1]),
         cpu_s=round(sum(step.cpu_s for step in steps), 1),
         peak_mib=max(step.peak_mib for step in steps),
         num_augmented=sum(len(path.read_text(encoding="utf-8").splitlines()) for path in sources[1:]),
-        date=datetime.now(UTC).date().isoformat(),
-        hardware=f"{processor()}, one thread",
-        torch=version("torch"),
+        **where(),
     )
 
 
@@ -158,12 +152,11 @@ def augment(generator: Path, documents: Path, target: Path, seed: int) -> Finish
     return run_module("training.cli", ["augment", str(generator), str(documents), "-o", str(target), *options])
 
 
-def train(run: Run, sources: Sequence[Path], data: Path, state: Path) -> Finished:
-    """Train an arm on documents, into `state`."""
-    output = state / run.name
-    listed = ", ".join(f'{{ path = "{source}" }}' for source in sources)
+def settings_of(run: Run, sources: Sequence[Path], data: Path) -> tuple[str, ...]:
+    """What an arm sets in the recipe of its data."""
     epochs = EPOCHS[run.data, run.share]
-    settings = (
+    listed = ", ".join(f'{{ path = "{source}" }}' for source in sources)
+    return (
         f"seed={run.seed}",
         f"epochs={epochs}",
         f"evaluate_every={epochs}",
@@ -172,10 +165,6 @@ def train(run: Run, sources: Sequence[Path], data: Path, state: Path) -> Finishe
         f"data.train=[{listed}]",
         f'data.dev=[{{ path = "{data / run.data}/dev.jsonl.gz" }}]',
     )
-    shutil.rmtree(output, ignore_errors=True)
-    recipe = ROOT / f"training/recipes/{run.data}.toml"
-    options = [part for setting in settings for part in ("--set", setting)]
-    return run_module("training.cli", ["train", str(recipe), "-o", str(output), "--json", *options])
 
 
 def subset(run: Run, data: Path, state: Path) -> Path:
@@ -211,13 +200,8 @@ def table(rows: Sequence[Row]) -> Iterator[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path)
-    parser.add_argument("--state", type=Path)
+    parser = command(__doc__)
     parser.add_argument("--generator", type=Path, help="bundle that writes the augmented documents")
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
-    parser.add_argument("--minutes", type=float, default=30.0, help="no run is begun after so many")
-    parser.add_argument("--table", action="store_true")
     options = parser.parse_args()
     if options.table:
         print("\n".join(table(read_rows(Row, RESULTS))))
@@ -228,13 +212,15 @@ def main() -> None:
     generator = options.generator.resolve() if options.generator else None
     arms = [arm for arm in ARMS if arm != AUGMENTED or generator]
     state.mkdir(parents=True, exist_ok=True)
-
-    def finish(run: Run) -> None:
-        row = execute(run, data, state, generator)
-        append_row(RESULTS, row)
-        print(f"{run.name}: F1 {row.f1:.4f}, {row.cpu_s:.0f} s, {row.peak_mib:.0f} MiB", file=sys.stderr)
-
-    run_planned(lambda: planned(read_rows(Row, RESULTS), arms), finish, jobs=options.jobs, minutes=options.minutes)
+    work(
+        RESULTS,
+        Row,
+        lambda rows: planned(rows, arms),
+        lambda run: execute(run, data, state, generator),
+        lambda row: f"F1 {row.f1:.4f}, {row.cpu_s:.0f} s, {row.peak_mib:.0f} MiB",
+        jobs=options.jobs,
+        minutes=options.minutes,
+    )
 
 
 if __name__ == "__main__":

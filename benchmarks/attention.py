@@ -10,16 +10,15 @@ from __future__ import annotations
 
 import json
 import statistics
-from datetime import UTC, datetime
 from functools import partial
-from importlib.metadata import version
 
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
-from benchmarks.candidates import processor, seconds
+from benchmarks.candidates import seconds
+from benchmarks.machine import where
 
 NUM_TOKENS = 1024
 LENGTHS = (32, 64, 128, 256, 512)
@@ -54,9 +53,7 @@ def main() -> None:
     rows = {f"{heads} x {size}": [measured(heads, size, length) for length in LENGTHS] for heads, size in HEADS}
     about = {
         "command": "python -m benchmarks.attention",
-        "date": datetime.now(UTC).date().isoformat(),
-        "hardware": f"{processor()}, one thread",
-        "torch": version("torch"),
+        **where(),
     }
     print(json.dumps({**about, "heads": rows}, indent=2))
 

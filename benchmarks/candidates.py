@@ -13,8 +13,6 @@ projection and are timed in turn, so that a busy machine slows both. Prints one 
 from __future__ import annotations
 
 import json
-import os
-import platform
 import statistics
 import sys
 import time
@@ -24,6 +22,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from benchmarks.machine import where
 from ner_service.model.batch import pad
 from ner_service.model.heads import Projection, candidates, scores
 from ner_service.recognizer import Recognizer
@@ -112,14 +111,6 @@ def measure(projection: Projection, valid_BL: Tensor, cutoff_C: Tensor) -> dict[
     }
 
 
-def processor() -> str:
-    """The processor's name, where the system tells it."""
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.processor() or platform.machine()}, {os.cpu_count()} cores"
-
-
 @torch.inference_mode()
 def main() -> None:
     torch.set_num_threads(1)
@@ -133,9 +124,7 @@ def main() -> None:
     cutoff_C = cutoffs[torch.arange(NUM_LABELS) % len(cutoffs)]
     result = {
         "command": "python -m benchmarks.candidates",
-        "date": time.strftime("%Y-%m-%d"),
-        "hardware": f"{processor()}, one thread",
-        "torch": torch.__version__,
+        **where(),
         "model": recognizer.manifest.name,
         "labels": NUM_LABELS,
         "tokens": LENGTH,

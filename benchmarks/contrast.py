@@ -40,7 +40,8 @@ import typer
 from accelerate import Accelerator
 from torch import Tensor
 
-from benchmarks.candidates import processor, seconds
+from benchmarks.candidates import seconds
+from benchmarks.machine import processor
 from ner_service.model.batch import Batch, pad
 from ner_service.model.config import EmbeddingConfig, Heads, ModelConfig, RoFormerConfig
 from ner_service.model.text_model import TextModel

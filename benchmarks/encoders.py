@@ -21,26 +21,22 @@ rows of `benchmarks/results/encoders_speed.jsonl` anew.
 
 from __future__ import annotations
 
-import argparse
 import gzip
 import json
-import shutil
 import statistics
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from benchmarks.candidates import processor
-from benchmarks.processes import ROOT, run_module
-from benchmarks.rows import append_row, read_rows, run_planned, spread
+from benchmarks.machine import where
+from benchmarks.processes import ROOT
+from benchmarks.rows import append_row, read_rows, spread
+from benchmarks.runs import RECIPES, command, f1_of, train, work
 from ner_service.model.batch import Batch, pack
 from ner_service.model.config import EncoderConfig
 from ner_service.model.encoders import build_encoder
@@ -142,7 +138,7 @@ def planned(rows: Sequence[Row]) -> list[Run]:
 
 def execute(run: Run, data: Path, state: Path) -> Row:
     """Train from the start, for its whole cost is measured, and say what came of it."""
-    output, epochs = state / run.name, EPOCHS[run.data]
+    epochs = EPOCHS[run.data]
     settings = (
         f"seed={run.seed}",
         f"epochs={epochs}",
@@ -152,16 +148,13 @@ def execute(run: Run, data: Path, state: Path) -> Row:
         f'data.train=[{{ path = "{subset(run, data, state)}" }}]',
         f'data.dev=[{{ path = "{data / run.data}/dev.jsonl.gz" }}]',
     )
-    shutil.rmtree(output, ignore_errors=True)
-    options = [part for setting in settings for part in ("--set", setting)]
-    recipe = ROOT / f"training/recipes/{run.data}.toml"
-    finished = run_module("training.cli", ["train", str(recipe), "-o", str(output), "--json", *options])
+    finished = train(RECIPES / f"{run.data}.toml", settings, state / run.name)
     return Row(
         **asdict(run),
         num_texts=NUM_TEXTS,
         epochs=epochs,
         settings=ENCODERS[run.encoder],
-        f1=json.loads(finished.output)["last_epoch_f1"],
+        f1=f1_of(finished),
         cpu_s=finished.cpu_s,
         peak_mib=finished.peak_mib,
         **where(),
@@ -184,15 +177,6 @@ def subset(run: Run, data: Path, state: Path) -> Path:
         scratch.write_text("".join(lines[line] for line in sorted(ranked[:NUM_TEXTS])), encoding="utf-8")
         scratch.replace(target)
     return target
-
-
-def where() -> dict[str, Any]:
-    """When and on what."""
-    return {
-        "date": datetime.now(UTC).date().isoformat(),
-        "hardware": f"{processor()}, one thread",
-        "torch": version("torch"),
-    }
 
 
 # ---- speed
@@ -256,13 +240,8 @@ def table(rows: Sequence[Row], speed_rows: Sequence[SpeedRow]) -> Iterator[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path)
-    parser.add_argument("--state", type=Path)
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
-    parser.add_argument("--minutes", type=float, default=30.0, help="no run is begun after so many")
-    parser.add_argument("--speed", action="store_true")
-    parser.add_argument("--table", action="store_true")
+    parser = command(__doc__)
+    parser.add_argument("--speed", action="store_true", help="measure speed instead")
     options = parser.parse_args()
     if options.table:
         print("\n".join(table(read_rows(Row, RESULTS), read_rows(SpeedRow, SPEEDS))))
@@ -278,13 +257,15 @@ def main() -> None:
         parser.error("expected --data and --state, or --speed, or --table")
     data, state = options.data.resolve(), options.state.resolve()
     state.mkdir(parents=True, exist_ok=True)
-
-    def finish(run: Run) -> None:
-        row = execute(run, data, state)
-        append_row(RESULTS, row)
-        print(f"{run.name}: F1 {row.f1:.4f}, {row.cpu_s:.0f} s, {row.peak_mib:.0f} MiB", file=sys.stderr)
-
-    run_planned(lambda: planned(read_rows(Row, RESULTS)), finish, jobs=options.jobs, minutes=options.minutes)
+    work(
+        RESULTS,
+        Row,
+        planned,
+        lambda run: execute(run, data, state),
+        lambda row: f"F1 {row.f1:.4f}, {row.cpu_s:.0f} s, {row.peak_mib:.0f} MiB",
+        jobs=options.jobs,
+        minutes=options.minutes,
+    )
 
 
 if __name__ == "__main__":

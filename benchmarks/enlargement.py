@@ -21,15 +21,11 @@ left out. A finished run is a line of `results/enlargement.jsonl` and is never r
 
 from __future__ import annotations
 
-import argparse
-import json
 import shutil
 import statistics
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
@@ -38,9 +34,10 @@ from accelerate import Accelerator
 
 from benchmarks.ablation import PLAIN, subset
 from benchmarks.ablation import Run as Share
-from benchmarks.candidates import processor
+from benchmarks.machine import where
 from benchmarks.processes import ROOT, Finished, run_module
-from benchmarks.rows import append_row, read_rows, run_planned, spread
+from benchmarks.rows import append_row, read_rows, spread
+from benchmarks.runs import RECIPES, command, f1_of, train, work
 from ner_service.bundle import WEIGHTS, Bundle
 from ner_service.formats import read_documents
 from ner_service.model.batch import pack
@@ -55,7 +52,7 @@ from training.preparation import Setup, prepare
 
 RESULTS = ROOT / "benchmarks/results/enlargement.jsonl"
 KEPT = ROOT / "benchmarks/results/enlargement-kept.jsonl"
-RECIPE = ROOT / "training/recipes/cluener.toml"
+RECIPE = RECIPES / "cluener.toml"
 NUM_TEXTS = 1000
 TEXTS_OF_COPIES = 100
 SEEDS = (0, 1, 2)
@@ -169,9 +166,7 @@ def keep(folder: Path, plan: Plan, texts: Sequence[str]) -> Kept:
         **asdict(found.agreement),
         outputs=dict(found.outputs),
         parameters=(num_parameters(small), num_parameters(large)),
-        date=datetime.now(UTC).date().isoformat(),
-        hardware=processor(),
-        torch=version("torch"),
+        **where(),
     )
 
 
@@ -255,13 +250,13 @@ def execute(run: Run, experiment: Experiment, data: Path, state: Path) -> Row:
     shutil.rmtree(folder, ignore_errors=True)
     steps, found, apart = [], [], None
     if epochs.small:
-        steps.append(train([*common, *experiment.small], epochs.small, folder / "small"))
+        steps.append(train(RECIPE, [*common, *experiment.small, *last_of(epochs.small)], folder / "small"))
         found.append(f1_of(steps[-1]))
     if epochs.small and epochs.large:
         steps.append(grow(folder, "equal" if run.arm == "equal" else "shares", run.seed))
     if epochs.large:
         start = [f"model.start_from={folder}/enlarged"] if epochs.small else []
-        steps.append(train([*common, *start], epochs.large, folder / "large"))
+        steps.append(train(RECIPE, [*common, *start, *last_of(epochs.large)], folder / "large"))
         found.append(f1_of(steps[-1]))
     if epochs.small and epochs.large:
         apart = copies_apart(folder / "large/bundle", dev_texts(data, TEXTS_OF_COPIES))
@@ -275,17 +270,13 @@ def execute(run: Run, experiment: Experiment, data: Path, state: Path) -> Row:
         apart=apart,
         cpu_s=round(sum(step.cpu_s for step in steps), 1),
         peak_mib=max(step.peak_mib for step in steps),
-        date=datetime.now(UTC).date().isoformat(),
-        hardware=f"{processor()}, one thread",
-        torch=version("torch"),
+        **where(),
     )
 
 
-def train(settings: Sequence[str], num_epochs: int, output: Path) -> Finished:
-    """Train by the recipe with other settings; only the last epoch is measured."""
-    settings = [*settings, f"epochs={num_epochs}", f"evaluate_every={num_epochs}"]
-    options = [part for setting in settings for part in ("--set", setting)]
-    return run_module("training.cli", ["train", str(RECIPE), "-o", str(output), "--json", *options])
+def last_of(num_epochs: int) -> tuple[str, str]:
+    """Settings of a run of so many epochs of which only the last is measured."""
+    return f"epochs={num_epochs}", f"evaluate_every={num_epochs}"
 
 
 def grow(folder: Path, symmetry: str, seed: int) -> Finished:
@@ -307,12 +298,6 @@ def copies_apart(folder: Path, texts: Sequence[str]) -> float:
 
 def dev_texts(data: Path, num: int) -> list[str]:
     return [document.text for document in read_documents(data / "cluener/dev.jsonl.gz")][:num]
-
-
-def f1_of(step: Finished) -> float:
-    """What a training run says of its last epoch."""
-    found: float = json.loads(step.output)["last_epoch_f1"]
-    return found
 
 
 def kept_table(rows: Iterable[Kept]) -> Iterator[str]:
@@ -362,13 +347,8 @@ def measure_kept(bundle: Path, data: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path)
+    parser = command(__doc__)
     parser.add_argument("--bundle", type=Path, help="bundle trained on CLUENER, to be enlarged and compared")
-    parser.add_argument("--state", type=Path, help="folder of the runs")
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
-    parser.add_argument("--minutes", type=float, default=30.0, help="no run is begun after so many")
-    parser.add_argument("--table", action="store_true")
     options = parser.parse_args()
     if options.table:
         print("\n".join([*kept_table(read_rows(Kept, KEPT)), "", *table(read_rows(Row, RESULTS))]))
@@ -381,14 +361,14 @@ def main() -> None:
         return
     experiment, state = Experiment(), options.state.resolve()
     state.mkdir(parents=True, exist_ok=True)
-
-    def finish(run: Run) -> None:
-        row = execute(run, experiment, data, state)
-        append_row(RESULTS, row)
-        print(f"{run.name}: F1 {row.f1:.4f}, {row.flops / 1e15:.3f} PFLOPs, {row.cpu_s:.0f} s", file=sys.stderr)
-
-    run_planned(
-        lambda: planned(read_rows(Row, RESULTS), experiment), finish, jobs=options.jobs, minutes=options.minutes
+    work(
+        RESULTS,
+        Row,
+        lambda rows: planned(rows, experiment),
+        lambda run: execute(run, experiment, data, state),
+        lambda row: f"F1 {row.f1:.4f}, {row.flops / 1e15:.3f} PFLOPs, {row.cpu_s:.0f} s",
+        jobs=options.jobs,
+        minutes=options.minutes,
     )
 
 

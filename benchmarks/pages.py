@@ -16,22 +16,18 @@ its scores are no forecast for other pages. A run has one thread; its time is th
 
 from __future__ import annotations
 
-import argparse
 import gzip
 import json
-import shutil
 import statistics
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
-from benchmarks.candidates import processor
-from benchmarks.processes import ROOT, run_module
-from benchmarks.rows import append_row, read_rows, run_planned, spread
+from benchmarks.machine import where
+from benchmarks.processes import ROOT
+from benchmarks.rows import read_rows, spread
+from benchmarks.runs import RECIPES, command, train, work
 from ner_service.bundle.manifest import read_manifest
 
 RESULTS = ROOT / "benchmarks/results/pages.jsonl"
@@ -108,18 +104,13 @@ def split(data: Path, state: Path, name: str) -> None:
 
 def execute(run: Run, state: Path, start_from: Path | None) -> Row:
     """Train from the start, for its whole cost is measured, and say what came of it."""
-    output = state / run.name
-    shutil.rmtree(output, ignore_errors=True)
     settings = [
         f"seed={run.seed}",
         f"model.num_axes={run.num_axes}",
         *(f'data.{part}=[{{ path = "{run.data}/{part}.jsonl", order = "{run.order}" }}]' for part in ("train", "dev")),
         *([f'model.start_from="{start_from}"'] if start_from else []),
     ]
-    recipe = ROOT / f"training/recipes/{run.data}.toml"
-    options = [part for setting in settings for part in ("--set", setting)]
-    arguments = ["train", str(recipe), "-o", str(output), "--data", str(state), "--json", *options]
-    finished = run_module("training.cli", arguments)
+    finished = train(RECIPES / f"{run.data}.toml", settings, state / run.name, "--data", str(state))
     metrics = json.loads(finished.output)
     return Row(
         **asdict(run),
@@ -127,9 +118,7 @@ def execute(run: Run, state: Path, start_from: Path | None) -> Row:
         num_lost=metrics["unrepresentable_entities"],
         cpu_s=finished.cpu_s,
         peak_mib=finished.peak_mib,
-        date=datetime.now(UTC).date().isoformat(),
-        hardware=f"{processor()}, one thread",
-        torch=version("torch"),
+        **where(),
     )
 
 
@@ -153,13 +142,8 @@ def table(rows: Sequence[Row]) -> Iterator[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path)
-    parser.add_argument("--state", type=Path)
+    parser = command(__doc__)
     parser.add_argument("--start-from", type=Path, help="text bundle that every run starts from")
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
-    parser.add_argument("--minutes", type=float, default=30.0, help="no run is begun after so many")
-    parser.add_argument("--table", action="store_true")
     options = parser.parse_args()
     if options.table:
         print("\n".join(table(read_rows(Row, RESULTS))))
@@ -171,13 +155,15 @@ def main() -> None:
     start = read_manifest(start_from).name if start_from else RANDOM
     for name in NUM_DEV:
         split(options.data, state, name)
-
-    def finish(run: Run) -> None:
-        row = execute(run, state, start_from)
-        append_row(RESULTS, row)
-        print(f"{run.name}: F1 {row.f1:.4f}, {row.cpu_s:.0f} s, {row.peak_mib:.0f} MiB", file=sys.stderr)
-
-    run_planned(lambda: planned(read_rows(Row, RESULTS), start), finish, jobs=options.jobs, minutes=options.minutes)
+    work(
+        RESULTS,
+        Row,
+        lambda rows: planned(rows, start),
+        lambda run: execute(run, state, start_from),
+        lambda row: f"F1 {row.f1:.4f}, {row.cpu_s:.0f} s, {row.peak_mib:.0f} MiB",
+        jobs=options.jobs,
+        minutes=options.minutes,
+    )
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ import numpy.typing as npt
 import torch
 import typer
 
-from benchmarks.candidates import processor
+from benchmarks.machine import processor
 from ner_service.bundle import Bundle
 from ner_service.errors import ConfigError, DataError
 from ner_service.model.text_model import TextModel

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState, GradientState
 from hypothesis import HealthCheck, settings
 
 from ner_service.bundle import Bundle, Manifest
@@ -32,6 +34,14 @@ settings.load_profile("untimed")
 def one_thread() -> None:
     """Sums are taken in one order, and tests that run side by side do not fight for cores."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerator() -> Iterator[None]:
+    """Accelerate keeps its settings for the life of a process; a test must not inherit those of another."""
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
 
 
 @pytest.fixture(scope="session")

@@ -20,8 +20,6 @@ import shutil
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, cast
 
@@ -30,10 +28,10 @@ import typer
 from torch import Tensor
 from torch.nn import functional
 
-from benchmarks.accuracy.costs import hardware
 from benchmarks.accuracy.heads import NUM_TEXTS
 from benchmarks.accuracy.splits import split_texts
 from benchmarks.accuracy.trained import RECIPE as FINE_TUNE_RECIPE
+from benchmarks.machine import where
 from benchmarks.processes import ROOT, run_module
 from benchmarks.rows import append_row, read_rows
 from ner_service.bundle import read_manifest
@@ -167,9 +165,7 @@ def measure(point: Path, name: str, settings: tuple[str, ...], data: Path, state
         name=name,
         f1=json.loads(finished.output)["last_epoch_f1"],
         settings=settings,
-        date=datetime.now(UTC).date().isoformat(),
-        hardware=hardware(),
-        torch=version("torch"),
+        **where(),
         **{key: known[key] for key in ("epoch", "num_tokens", "cosine", "masked_accuracy")},  # type: ignore[arg-type]
     )
 

@@ -20,9 +20,8 @@ from typing import Literal
 
 import torch
 
-from benchmarks.candidates import processor
+from benchmarks.machine import on_gpu
 from benchmarks.processes import run_module
-from ner_service.recognizer import pick_device
 
 Clock = Literal["cpu", "wall"]
 
@@ -48,15 +47,6 @@ def run_measured(module: str, arguments: Sequence[str]) -> tuple[str, Cost]:
     output = run_module("benchmarks.accuracy.costs", [module, *arguments]).output
     written, _, cost = output.removesuffix("\n").rpartition("\n")
     return written, Cost(**json.loads(cost))
-
-
-def on_gpu() -> bool:
-    return pick_device("auto").type == "cuda"
-
-
-def hardware() -> str:
-    """What a run is trained on."""
-    return f"{torch.cuda.get_device_name()}, {processor()}" if on_gpu() else f"{processor()}, one thread"
 
 
 def main() -> None:

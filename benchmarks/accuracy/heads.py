@@ -17,26 +17,24 @@ memory are is said in `benchmarks.accuracy.costs`; on a GPU, runs are trained on
 
 from __future__ import annotations
 
-import json
 import statistics
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
 import torch
 import typer
 
-from benchmarks.accuracy.costs import Clock, hardware, on_gpu
-from benchmarks.accuracy.splits import Split, split_texts
+from benchmarks.accuracy.costs import Clock
+from benchmarks.accuracy.splits import split_texts
 from benchmarks.accuracy.taggers import TRANSITIONS_LR
 from benchmarks.accuracy.tags import Rule
-from benchmarks.accuracy.trained import RECIPE, Head, train
+from benchmarks.accuracy.trained import RECIPE, Head, options_of, train
+from benchmarks.machine import on_gpu, where
 from benchmarks.processes import ROOT
-from benchmarks.rows import append_row, read_rows, run_planned, spread
+from benchmarks.rows import read_rows, spread
+from benchmarks.runs import work
 from ner_service.bundle import read_manifest
 from ner_service.errors import ConfigError
 from ner_service.formats import read_documents
@@ -164,7 +162,7 @@ def execute(run: Run, start: Start, data: Path, state: Path) -> Row:
     """Train from the start, for its whole cost is measured, and say what came of it."""
     split = split_texts(data / run.data / "train.jsonl.gz", None if run.full else NUM_TEXTS, state)
     dev = list(read_documents(data / run.data / "dev.jsonl.gz"))
-    options = options_of(run, start, split)
+    options = options_of(run.seed, run.epochs, start.folder, split, SETTINGS[run.head])
     trained = train(run.head, options, dev, state / run.name)
     return Row(
         **asdict(run),
@@ -178,26 +176,8 @@ def execute(run: Run, start: Start, data: Path, state: Path) -> Row:
         f1=trained.report.micro.f1,
         outermost_f1=trained.report.outer.f1,
         **asdict(trained.cost),
-        date=datetime.now(UTC).date().isoformat(),
-        hardware=hardware(),
-        torch=version("torch"),
+        **where(),
     )
-
-
-def options_of(run: Run, start: Start, split: Split) -> list[str]:
-    """`--set` options of a run. Labels are also those that only the tenth to choose by has."""
-    documents = (document for path in (split.learn, split.choose) for document in read_documents(path))
-    labels = sorted({entity.label for document in documents for entity in document.entities})
-    settings = (
-        f"seed={run.seed}",
-        f"epochs={run.epochs}",
-        f'model.start_from="{start.folder}"',
-        f'data.train=[{{ path = "{split.learn}" }}]',
-        f'data.dev=[{{ path = "{split.choose}" }}]',
-        f"data.labels={json.dumps(labels, ensure_ascii=False)}",
-        *SETTINGS[run.head],
-    )
-    return [part for setting in settings for part in ("--set", setting)]
 
 
 def rates_of(head: Head, options: Sequence[str]) -> tuple[str, ...]:
@@ -243,16 +223,15 @@ def run_all(start: Start, data: Path, state: Path, *, full: bool, jobs: int, min
         raise ConfigError(f"--jobs: found {jobs}, expected 1 on a GPU, where time is that on the wall")
     state.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
-
-    def plan() -> list[Run]:
-        return planned(read_rows(Row, RESULTS), start.sha256, full=full)
-
-    def finish(run: Run) -> None:
-        row = execute(run, start, data.resolve(), state.resolve())
-        append_row(RESULTS, row)
-        print(f"{run.name}: F1 {row.f1:.4f}, {row.seconds:.0f} s, {row.peak_mib:.0f} MiB", file=sys.stderr)
-
-    run_planned(plan, finish, jobs=jobs, minutes=minutes)
+    work(
+        RESULTS,
+        Row,
+        lambda rows: planned(rows, start.sha256, full=full),
+        lambda run: execute(run, start, data.resolve(), state.resolve()),
+        lambda row: f"F1 {row.f1:.4f}, {row.seconds:.0f} s, {row.peak_mib:.0f} MiB",
+        jobs=jobs,
+        minutes=minutes,
+    )
 
 
 def main(

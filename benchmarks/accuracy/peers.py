@@ -24,7 +24,7 @@ from typing import Annotated
 
 import typer
 
-from benchmarks.candidates import processor
+from benchmarks.machine import processor
 from benchmarks.processes import ROOT
 from benchmarks.rows import read_rows
 from ner_service.bundle import read_manifest

@@ -1,6 +1,6 @@
 """One head trained by `heads.toml` in a process of its own, and what it finds in dev.
 
-Pointer heads are trained by `ner-train train`, taggers by `benchmarks.accuracy.tagging`. Knows no set and no plan.
+Pointer heads are trained by `ner-train train`, taggers by `benchmarks.accuracy.tagging`. Knows no plan.
 """
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Literal
 
 from benchmarks.accuracy.costs import Cost, run_measured
+from benchmarks.accuracy.splits import Split
 from benchmarks.accuracy.taggers import TaggerKind
 from benchmarks.accuracy.tagging import entities, load_tagger, predict
 from benchmarks.accuracy.tags import Rule
 from benchmarks.processes import ROOT
+from ner_service.formats import read_documents
 from ner_service.recognizer import Recognizer
 from ner_service.types import Document
 from training.config import load_run
@@ -38,6 +40,22 @@ class Trained:
     rule: Rule | None
     report: Report
     cost: Cost
+
+
+def options_of(seed: int, epochs: int, start: Path, split: Split, own: Sequence[str]) -> list[str]:
+    """`--set` options of a run from a bundle. Labels are also those that only the tenth to choose by has."""
+    documents = (document for path in (split.learn, split.choose) for document in read_documents(path))
+    labels = sorted({entity.label for document in documents for entity in document.entities})
+    settings = (
+        f"seed={seed}",
+        f"epochs={epochs}",
+        f'model.start_from="{start}"',
+        f'data.train=[{{ path = "{split.learn}" }}]',
+        f'data.dev=[{{ path = "{split.choose}" }}]',
+        f"data.labels={json.dumps(labels, ensure_ascii=False)}",
+        *own,
+    )
+    return [part for setting in settings for part in ("--set", setting)]
 
 
 def train(head: Head, options: Sequence[str], dev: Sequence[Document], output: Path) -> Trained:

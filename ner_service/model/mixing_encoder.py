@@ -1,37 +1,47 @@
 """The walk through an encoder whose layers mix tokens without attending under a mask, and what such layers share.
 
 A text is mixed as a whole, so padding and neighbours are kept out immediately before every mixing: a LayerNorm's bias
-would revive a zero. Knows no embedding and no kind of layer. Shapes: B rows, L tokens, D hidden.
+would revive a zero. Knows no kind of layer. Shapes: B rows, L tokens, D hidden.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from ner_service.model.batch import Batch, PackedMask, PaddingMask
+from ner_service.model.config import FNetConfig, GMLPConfig, HyperMixerConfig
+from ner_service.model.initialisation import initialise
 from ner_service.model.rotary import rotary_table
+
+Config = TypeVar("Config", GMLPConfig, FNetConfig, HyperMixerConfig)
 
 
 class MixingEncoder(nn.Module):
-    """Token ids to hidden states [B, L, D]; an encoder brings its embeddings and its layers.
+    """Token ids to hidden states [B, L, D]: embeddings, the layers of an encoder, and a LayerNorm of what leaves them.
 
-    A layer takes hidden states, the batch, and what `context` makes of the batch once for all layers. What leaves the
-    last one goes through `norm`.
+    A layer takes hidden states, the batch, and what `context` makes of the batch once for all layers.
     """
 
     walks: bool = False
-    hidden_size: int
-    num_layers: int
-    token_embedding: nn.Embedding
-    layers: nn.ModuleList
-    norm: nn.Module
+
+    def __init__(self, config: Config, layer: Callable[[Config], nn.Module]) -> None:
+        super().__init__()
+        self.hidden_size = config.hidden_size
+        self.num_layers = config.num_layers
+        self.token_embedding = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.embedding_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.dropout)
+        self.layers = nn.ModuleList(layer(config) for _ in range(config.num_layers))
+        self.norm: nn.Module = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.apply(initialise)
 
     def embed(self, batch: Batch) -> Tensor:
         """What the first layer reads, [B, L, D]."""
-        raise NotImplementedError
+        return self.dropout(self.embedding_norm(self.token_embedding(batch.token_ids_BL)))  # type: ignore[no-any-return]
 
     def context(self, batch: Batch) -> tuple[Tensor, ...]:
         """What every layer reads beside hidden states and batch."""

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState, GradientState
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -63,13 +61,6 @@ TINY = Experiment(
     ),
     small=("model.encoder.hidden_size=16", "model.encoder.num_heads=1", "model.encoder.intermediate_size=32"),
 )
-
-
-@pytest.fixture(autouse=True)
-def fresh_accelerator() -> Iterator[None]:
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
 
 
 def row(arm: Arm, seed: int = 0, f1: float = 0.5, budget: int = 8, cpu_s: float = 100.0) -> Row:

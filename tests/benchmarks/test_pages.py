@@ -106,10 +106,9 @@ def test_a_run_gives_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     ):
         assert large in recipe
         recipe = recipe.replace(large, small)
-    (tmp_path / "training/recipes").mkdir(parents=True)
-    (tmp_path / "training/recipes/funsd.toml").write_text(recipe, encoding="utf-8")
+    (tmp_path / "funsd.toml").write_text(recipe, encoding="utf-8")
     split(write(tmp_path / "data", 34), tmp_path, "funsd")
-    monkeypatch.setattr(pages, "ROOT", tmp_path)
+    monkeypatch.setattr(pages, "RECIPES", tmp_path)
     run = Run(data="funsd", order="reading", num_axes=2, start=RANDOM, seed=1)
     found = execute(run, tmp_path, None)
     assert found.run == run

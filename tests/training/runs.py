@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from ner_service.bundle import Bundle
 from ner_service.formats import write_documents
 from ner_service.model.config import HeadConfig, Heads, ModelConfig, RoFormerConfig
 from ner_service.types import Document, LabelSet, WindowLimits
@@ -78,3 +80,12 @@ def setup_of(
     corpus = Corpus(labels=LabelSet(labels), train=tuple(documents), dev=tuple(documents), sha256="")
     config = ModelConfig(encoder=encoder, heads=Heads(spans=head))
     return Setup(run=run, corpus=corpus, tokenizer=tokenizer, config=config, weights={})
+
+
+def encoder_bundle(setup: Setup) -> Bundle:
+    """The encoder of a run at its start, without heads."""
+    whole = setup.bundle(setup.build_model().state_dict(), {})
+    model = replace(whole.manifest.model, heads=Heads())
+    manifest = replace(whole.manifest, labels=(), thresholds={}, model=model)
+    weights = {name: tensor for name, tensor in whole.weights.items() if name.startswith("encoder.")}
+    return replace(whole, manifest=manifest, weights=weights)

@@ -72,18 +72,12 @@ class FNet(MixingEncoder):
     """
 
     def __init__(self, config: FNetConfig) -> None:
-        super().__init__()
-        width, eps = config.hidden_size, config.layer_norm_eps
-        self.hidden_size = width
-        self.num_layers = config.num_layers
-        self.token_embedding = nn.Embedding(config.vocab_size, width)
+        super().__init__(config, FNetLayer)
+        width = config.hidden_size
         self.position_scale = nn.Parameter(torch.full((width,), POSITION_SCALE))
-        self.embedding_norm = nn.LayerNorm(width, eps=eps)
         self.embedding_projection = nn.Linear(width, width)
-        self.dropout = nn.Dropout(config.dropout)
-        self.layers = nn.ModuleList(FNetLayer(config) for _ in range(config.num_layers))
         self.norm = nn.Identity()
-        self.apply(initialise)
+        initialise(self.embedding_projection)
 
     def embed(self, batch: Batch) -> Tensor:
         position_BLD = sinusoids(batch, self.hidden_size, self.position_scale.dtype)

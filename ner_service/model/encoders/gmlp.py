@@ -17,7 +17,6 @@ from torch.nn import functional
 from ner_service.model.attention import attend
 from ner_service.model.batch import Batch, Mask
 from ner_service.model.config import GMLPConfig
-from ner_service.model.initialisation import initialise
 from ner_service.model.mixing_encoder import MixingEncoder, over_texts
 
 EPSILON = 1e-3
@@ -84,15 +83,4 @@ class GMLP(MixingEncoder):
     """Token ids to hidden states [B, L, D]."""
 
     def __init__(self, config: GMLPConfig) -> None:
-        super().__init__()
-        self.hidden_size = config.hidden_size
-        self.num_layers = config.num_layers
-        self.token_embedding = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.embedding_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.dropout)
-        self.layers = nn.ModuleList(GMLPLayer(config) for _ in range(config.num_layers))
-        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.apply(initialise)
-
-    def embed(self, batch: Batch) -> Tensor:
-        return self.dropout(self.embedding_norm(self.token_embedding(batch.token_ids_BL)))  # type: ignore[no-any-return]
+        super().__init__(config, GMLPLayer)

@@ -12,7 +12,6 @@ from torch.nn import functional
 
 from ner_service.model.batch import Batch
 from ner_service.model.config import HyperMixerConfig
-from ner_service.model.initialisation import initialise
 from ner_service.model.mixing_encoder import MixingEncoder, over_texts, sinusoids
 
 
@@ -77,18 +76,7 @@ class HyperMixer(MixingEncoder):
     """Token ids to hidden states [B, L, D]. Positions are sinusoids, which have no end."""
 
     def __init__(self, config: HyperMixerConfig) -> None:
-        super().__init__()
-        self.hidden_size = config.hidden_size
-        self.num_layers = config.num_layers
-        self.token_embedding = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.embedding_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.dropout)
-        self.layers = nn.ModuleList(HyperMixerLayer(config) for _ in range(config.num_layers))
-        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.apply(initialise)
-
-    def embed(self, batch: Batch) -> Tensor:
-        return self.dropout(self.embedding_norm(self.token_embedding(batch.token_ids_BL)))  # type: ignore[no-any-return]
+        super().__init__(config, HyperMixerLayer)
 
     def context(self, batch: Batch) -> tuple[Tensor, ...]:
         return (sinusoids(batch, self.hidden_size, self.token_embedding.weight.dtype),)

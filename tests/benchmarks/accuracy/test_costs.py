@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks import machine
 from benchmarks.accuracy import costs
 from benchmarks.accuracy.costs import Cost, run_measured
 from benchmarks.processes import Finished, run_module
@@ -25,7 +26,7 @@ sys.exit(int(sys.argv[1]))
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine that says it has a GPU, 3 MiB of which were allocated at most."""
-    monkeypatch.setattr(costs, "pick_device", lambda _: torch.device("cuda"))
+    monkeypatch.setattr(machine, "pick_device", lambda _: torch.device("cuda"))
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 3 * 2**20)
 
 
@@ -37,7 +38,7 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def test_on_a_cpu_time_is_the_processors(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(costs, "pick_device", lambda _: torch.device("cpu"))
+    monkeypatch.setattr(machine, "pick_device", lambda _: torch.device("cpu"))
     finished = Finished(output="{}\n", cpu_s=7.5, peak_mib=20.0)
     monkeypatch.setattr(costs, "run_module", lambda module, arguments: finished)
     assert run_measured("any", []) == ("{}\n", Cost(seconds=7.5, peak_mib=20.0, clock="cpu"))

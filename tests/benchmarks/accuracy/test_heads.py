@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,22 +18,19 @@ from benchmarks.accuracy.heads import (
     Row,
     Run,
     Start,
-    options_of,
     planned,
     rates_of,
     read_start,
     table,
 )
 from benchmarks.accuracy.splits import split_texts
-from benchmarks.accuracy.trained import RECIPE, Head
+from benchmarks.accuracy.trained import RECIPE, Head, options_of
 from benchmarks.rows import read_rows
 from ner_service.errors import ConfigError
 from ner_service.formats import write_documents
-from ner_service.model.config import Heads
 from ner_service.types import Document, Entity
-from tests.training.runs import setup_of
+from tests.training.runs import encoder_bundle, setup_of
 from training.config import load_run
-from training.preparation import Setup
 from training.sample import sample_documents
 
 
@@ -117,13 +113,13 @@ def write_set(folder: Path, data: str, count: int) -> None:
 def test_every_run_fits_the_recipe_and_its_head(head: Head, tmp_path: Path) -> None:
     write_set(tmp_path, "cluener", 60)
     split = split_texts(tmp_path / "cluener/train.jsonl.gz", None, tmp_path)
-    start = Start(folder=tmp_path / "bundle", name="small", sha256="aa")
-    config = load_run(RECIPE, options_of(run(head=head, seed=2), start, split)[1::2])
-    assert (config.seed, config.epochs, config.data.labels) == (2, EPOCHS["cluener"], ("PER",))
+    options = options_of(2, 9, tmp_path / "bundle", split, SETTINGS[head])
+    config = load_run(RECIPE, options[1::2])
+    assert (config.seed, config.epochs, config.data.labels) == (2, 9, ("PER",))
     assert config.model.start_from == str(tmp_path / "bundle")
     if "pointer" in head:
         assert config.model.head.kind == head
-    rates = rates_of(head, options_of(run(head=head), start, split))
+    rates = rates_of(head, options)
     assert rates[:2] == ("lr=0.0002", "head_lr=0.001")
     assert (rates[2:] == ("transitions_lr=0.01",)) == (head == "crf")
 
@@ -134,19 +130,10 @@ def test_the_start_is_an_encoder_that_knows_no_entities(tmp_path: Path) -> None:
     trained.save(tmp_path / "trained")
     with pytest.raises(ConfigError, match="found a `spans` head, expected an encoder not trained on entities"):
         read_start(tmp_path / "trained")
-    manifest = encoder_of(setup, tmp_path / "encoder")
+    saved = encoder_bundle(setup).save(tmp_path / "encoder")
     start = read_start(tmp_path / "encoder")
-    assert start.sha256 == manifest
+    assert start.sha256 == saved.files["model.safetensors"].sha256
     assert start.folder == (tmp_path / "encoder").resolve()
-
-
-def encoder_of(setup: Setup, folder: Path) -> str:
-    """Save the setup's encoder without heads; the digest of its weights."""
-    whole = setup.bundle(setup.build_model().state_dict(), {})
-    model = replace(whole.manifest.model, heads=Heads())
-    manifest = replace(whole.manifest, labels=(), thresholds={}, model=model)
-    weights = {name: tensor for name, tensor in whole.weights.items() if name.startswith("encoder.")}
-    return replace(whole, manifest=manifest, weights=weights).save(folder).files["model.safetensors"].sha256
 
 
 def test_each_committed_run_stands_once() -> None:

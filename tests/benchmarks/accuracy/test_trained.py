@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,8 +9,7 @@ import pytest
 from benchmarks.accuracy.tags import RULES
 from benchmarks.accuracy.trained import Head, train
 from ner_service.formats import write_documents
-from ner_service.model.config import Heads
-from tests.training.runs import setup_of
+from tests.training.runs import encoder_bundle, setup_of
 from training.sample import sample_documents
 
 
@@ -19,12 +17,7 @@ from training.sample import sample_documents
 def test_a_head_is_trained_and_measured(head: Head, tmp_path: Path) -> None:
     documents = sample_documents(24)
     labels = sorted({entity.label for document in documents for entity in document.entities})
-    setup = setup_of(documents, labels)
-    whole = setup.bundle(setup.build_model().state_dict(), {})
-    model = replace(whole.manifest.model, heads=Heads())
-    weights = {name: tensor for name, tensor in whole.weights.items() if name.startswith("encoder.")}
-    manifest = replace(whole.manifest, labels=(), thresholds={}, model=model)
-    replace(whole, manifest=manifest, weights=weights).save(tmp_path / "start")
+    encoder_bundle(setup_of(documents, labels)).save(tmp_path / "start")
     write_documents(documents, tmp_path / "texts.jsonl")
     settings = [
         "device=cpu",

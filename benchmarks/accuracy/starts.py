@@ -1,0 +1,182 @@
+"""What adaptation is worth: an adapted encoder against the same shape from random initialisation, three seeds each.
+
+    python -m benchmarks.accuracy.starts --data FOLDER --state FOLDER --start BUNDLE [--jobs 2] [--minutes 30]
+    python -m benchmarks.accuracy.starts --table
+
+FOLDER of the data holds `cluener` and `cmeee`, each with `train.jsonl.gz` and `dev.jsonl.gz`; runs and their documents
+stand in the state folder. BUNDLE is the adapted encoder. Its random twin has its tokenizer and its shape, and weights
+drawn anew with each seed. A finished run is a line of `benchmarks/results/starts.jsonl` and is never run again; runs
+from another encoder are others, random ones serve every encoder of a shape.
+
+A run is `heads.toml` with our default head, on nine tenths of the training texts; the last tenth chooses the epoch, and
+dev is read once, for the row. Learning rates are those that each start learns best with: the recipe's for the adapted
+encoder, for random weights those of `training/recipes/cluener.toml`, which is trained from random. A run has one
+thread; its time is that of the processor.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from benchmarks.accuracy.costs import Clock
+from benchmarks.accuracy.heads import REFERENCE, read_start
+from benchmarks.accuracy.splits import split_texts
+from benchmarks.accuracy.trained import options_of, train
+from benchmarks.machine import where
+from benchmarks.processes import ROOT
+from benchmarks.rows import read_rows, spread
+from benchmarks.runs import command, work
+from ner_service.bundle import TOKENIZER, Bundle
+from ner_service.formats import read_documents
+from ner_service.model.config import Heads
+from ner_service.model.encoders import build_encoder
+from ner_service.terminal import refusals
+
+RESULTS = ROOT / "benchmarks/results/starts.jsonl"
+SEEDS = (0, 1, 2)
+EPOCHS = {"cluener": 5, "cmeee": 3}
+
+Arm = Literal["random", "adapted"]
+RATES: dict[Arm, tuple[str, str]] = {
+    "random": ("optimizer.lr=5e-4", "optimizer.head_lr=1e-3"),
+    "adapted": ("optimizer.lr=2e-4", "optimizer.head_lr=1e-3"),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """One training run: a set, what it starts from, and a seed.
+
+    `encoder` is the SHA-256 of adapted weights; for random ones that of `shape_of`.
+    """
+
+    data: str
+    arm: Arm
+    encoder: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.data}-{self.arm}-{self.encoder[:8]}-{self.seed}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """What came of a run. `selected_epoch` counts from 1; `selection_f1` is its F1 on the tenth, `f1` that on dev."""
+
+    data: str
+    arm: Arm
+    encoder: str
+    seed: int
+    epochs: int
+    settings: tuple[str, ...]
+    selected_epoch: int
+    selection_f1: float
+    f1: float
+    seconds: float
+    peak_mib: float
+    clock: Clock
+    date: str
+    hardware: str
+    torch: str
+
+    @property
+    def run(self) -> Run:
+        return Run(data=self.data, arm=self.arm, encoder=self.encoder, seed=self.seed)
+
+
+def shape_of(bundle: Bundle) -> str:
+    """SHA-256 of what a random twin has in common with a bundle: the encoder's sizes and the tokenizer."""
+    shared = (asdict(bundle.manifest.model.encoder), bundle.manifest.files[TOKENIZER].sha256)
+    return hashlib.sha256(json.dumps(shared, sort_keys=True).encode()).hexdigest()
+
+
+def planned(rows: Sequence[Row], encoders: Mapping[Arm, str]) -> list[Run]:
+    """Runs still to do, all of an arm and a seed before the next."""
+    done = {row.run for row in rows}
+    everything = (
+        Run(data=data, arm=arm, encoder=encoders[arm], seed=seed) for arm in RATES for seed in SEEDS for data in EPOCHS
+    )
+    return [run for run in everything if run not in done]
+
+
+def random_twin(bundle: Bundle, seed: int) -> Bundle:
+    """The encoder of a bundle with random weights, and no head."""
+    torch.manual_seed(seed)
+    weights = build_encoder(bundle.manifest.model.encoder).state_dict()
+    manifest = replace(bundle.manifest, name="random", model=replace(bundle.manifest.model, heads=Heads()))
+    return replace(bundle, manifest=manifest, weights={f"encoder.{name}": tensor for name, tensor in weights.items()})
+
+
+def execute(run: Run, adapted: Path, data: Path, state: Path) -> Row:
+    """Train from the start, for its whole cost is measured, and say what came of it."""
+    split = split_texts(data / run.data / "train.jsonl.gz", None, state)
+    dev = list(read_documents(data / run.data / "dev.jsonl.gz"))
+    start = adapted
+    if run.arm == "random":
+        start = state / f"{run.name}-start"
+        random_twin(Bundle.load(adapted), run.seed).save(start)
+    options = options_of(run.seed, EPOCHS[run.data], start, split, RATES[run.arm])
+    trained = train(REFERENCE, options, dev, state / run.name)
+    return Row(
+        **asdict(run),
+        epochs=EPOCHS[run.data],
+        settings=RATES[run.arm],
+        selected_epoch=trained.selected_epoch,
+        selection_f1=trained.selection_f1,
+        f1=trained.report.micro.f1,
+        **asdict(trained.cost),
+        **where(),
+    )
+
+
+def table(rows: Sequence[Row]) -> Iterator[str]:
+    """Markdown: mean F1 and spread of each start, against random weights of the same shape."""
+    yield "| set | start | F1, mean (standard deviation) of seeds | against random | epochs | time |"
+    yield "|---|---|---|---|---|---|"
+    for data, arm, encoder in dict.fromkeys((row.data, row.arm, row.encoder) for row in rows):
+        own = [row for row in rows if (row.data, row.arm, row.encoder) == (data, arm, encoder)]
+        random = [row for row in rows if (row.data, row.arm) == (data, "random")]
+        f1 = [row.f1 for row in own]
+        gain = f"{statistics.fmean(f1) - statistics.fmean(row.f1 for row in random):+.4f}" if random else "-"
+        minutes = statistics.median(row.seconds for row in own) / 60
+        name = arm if arm == "random" else f"{arm} {encoder[:8]}"
+        yield f"| {data} | {name} | {spread(f1)} | {gain} | {own[0].epochs} | {minutes:.0f} min |"
+
+
+def main() -> None:
+    parser = command(__doc__)
+    parser.add_argument("--start", type=Path, help="bundle of the adapted encoder")
+    options = parser.parse_args()
+    if options.table:
+        print("\n".join(table(read_rows(Row, RESULTS))))
+        return
+    if options.data is None or options.state is None or options.start is None:
+        parser.error("expected --data, --state and --start, or --table")
+    data, state = options.data.resolve(), options.state.resolve()
+    state.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(1)
+    with refusals():
+        start = read_start(options.start)
+        encoders: dict[Arm, str] = {"random": shape_of(Bundle.load(start.folder)), "adapted": start.sha256}
+        work(
+            RESULTS,
+            Row,
+            lambda rows: planned(rows, encoders),
+            lambda run: execute(run, start.folder, data, state),
+            lambda row: f"F1 {row.f1:.4f}, {row.seconds:.0f} s, {row.peak_mib:.0f} MiB",
+            jobs=options.jobs,
+            minutes=options.minutes,
+        )
+
+
+if __name__ == "__main__":
+    main()
