@@ -13,17 +13,17 @@ from typing import Any
 import pytest
 import torch
 from accelerate import Accelerator
-from typer.testing import CliRunner, Result
+from typer.testing import CliRunner
 
 from ner_service.bundle import Bundle
 from ner_service.cli import app as service
 from ner_service.model.config import Heads
+from tests.training.commands import invoke, refusal
 from tests.training.launch import launch
 from tests.training.raw_runs import MIXES, set_raw_options, write_raw_run
 from tests.training.runs import small_setup, write_run
 from tests.training.shared_steps import record_steps
 from training.assembly import new_state
-from training.cli import app
 from training.config import load_run
 from training.loop import train
 from training.preparation import prepare
@@ -37,18 +37,6 @@ HEADS = {
     "all": {"language_model", "latent", "embedding"},
 }
 SIGKILL = -9
-
-
-def invoke(*arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
-def refusal(*arguments: object) -> str:
-    """What a refused command says: one line on standard error, exit code 1, no trace."""
-    result = invoke(*arguments)
-    assert result.exit_code == 1, result.output
-    [line] = result.stderr.splitlines()
-    return line.removeprefix("error: ")
 
 
 @pytest.fixture(scope="module")

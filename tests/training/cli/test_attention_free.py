@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 from starlette.testclient import TestClient
-from typer.testing import CliRunner, Result
 
 from ner_service.bundle import Bundle, read_manifest
 from ner_service.recognizer import Recognizer
@@ -20,9 +19,9 @@ from ner_service.serving.server import load_model
 from ner_service.serving.settings import Settings
 from ner_service.types import Recognition
 from tests.serving.conftest import until
+from tests.training.commands import invoke, refusal
 from tests.training.raw_runs import set_raw_options, write_raw_run
 from tests.training.runs import set_options, write_run
-from training.cli import app
 from training.sample import sample_documents
 
 SIZES = "hidden_size = 32, num_layers = 2, intermediate_size = 64"
@@ -35,18 +34,6 @@ ENCODERS = {
 CLASSES = {"gmlp": "GMLP", "amlp": "GMLP", "fnet": "FNet", "hypermixer": "HyperMixer"}
 THRESHOLD = 0.5
 SENTENCES = [document.text for document in sample_documents(12)]
-
-
-def invoke(*arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
-def refusal(*arguments: object) -> str:
-    """What a refused command says."""
-    result = invoke(*arguments)
-    assert result.exit_code == 1, result.output
-    [line] = result.stderr.splitlines()
-    return line.removeprefix("error: ")
 
 
 @pytest.fixture(scope="module")

@@ -7,12 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner, Result
 
 from ner_service.formats import read_documents, write_documents
 from ner_service.types import Document, Entity
+from tests.training.commands import invoke
 from tests.training.paraphraser import PAIRS, bundle_of_pairs
-from training.cli import app
 from training.config import DataConfig, SourceConfig
 from training.data.raw import fraction_of
 from training.data.sources import read_corpus
@@ -26,10 +25,6 @@ DOCUMENTS = (
 )
 
 
-def invoke(*arguments: object) -> Result:
-    return CliRunner().invoke(app, ["augment", *map(str, arguments)], env={"COLUMNS": "100"})
-
-
 def mentions(document: Document) -> set[tuple[str, str]]:
     return {(document.text[entity.start : entity.end], entity.label) for entity in document.entities}
 
@@ -40,7 +35,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("augment")
     bundle_of_pairs().save(folder / "bundle")
     write_documents(DOCUMENTS, folder / "train.jsonl")
-    result = invoke(*arguments(folder, folder / "more.jsonl"), "--json")
+    result = invoke("augment", *arguments(folder, folder / "more.jsonl"), "--json")
     assert result.exit_code == 0, result.stderr
     (folder / "counts.json").write_text(result.stdout, encoding="utf-8")
     return folder
@@ -71,7 +66,7 @@ def test_counts_add_up(folder: Path) -> None:
 
 
 def test_the_table_says_how_many_were_refused_and_why(folder: Path, tmp_path: Path) -> None:
-    result = invoke(*arguments(folder, tmp_path / "more.jsonl"))
+    result = invoke("augment", *arguments(folder, tmp_path / "more.jsonl"))
     assert result.exit_code == 0
     for words in ("documents", "no entity", "ambiguous", "candidates", "duplicate", "drawn before", "written"):
         assert words in result.stdout
@@ -81,25 +76,25 @@ def test_the_table_says_how_many_were_refused_and_why(folder: Path, tmp_path: Pa
 
 
 def test_the_same_seed_writes_the_same_file(folder: Path, tmp_path: Path) -> None:
-    invoke(*arguments(folder, tmp_path / "more.jsonl"))
+    invoke("augment", *arguments(folder, tmp_path / "more.jsonl"))
     assert (tmp_path / "more.jsonl").read_bytes() == (folder / "more.jsonl").read_bytes()
 
 
 def test_per_document_is_the_most(folder: Path, tmp_path: Path) -> None:
-    invoke(*arguments(folder, tmp_path / "more.jsonl"), "--per-document", "1")
+    invoke("augment", *arguments(folder, tmp_path / "more.jsonl"), "--per-document", "1")
     made = [str(document.metadata["augmented_from"]) for document in read_documents(tmp_path / "more.jsonl")]
     assert sorted(made) == sorted(set(made))
 
 
 def test_nothing_made_is_said(folder: Path, tmp_path: Path) -> None:
     write_documents(DOCUMENTS[2:], tmp_path / "train.jsonl")
-    result = invoke(folder / "bundle", tmp_path / "train.jsonl", "-o", tmp_path / "more.jsonl")
+    result = invoke("augment", folder / "bundle", tmp_path / "train.jsonl", "-o", tmp_path / "more.jsonl")
     assert result.exit_code == 0
     assert result.stderr == f"Wrote {tmp_path}/more.jsonl: 0 documents\n"
 
 
 def test_a_bundle_that_cannot_write_is_refused(tiny_bundle_folder: Path, folder: Path, tmp_path: Path) -> None:
-    result = invoke(tiny_bundle_folder, folder / "train.jsonl", "-o", tmp_path / "more.jsonl")
+    result = invoke("augment", tiny_bundle_folder, folder / "train.jsonl", "-o", tmp_path / "more.jsonl")
     assert result.exit_code == 1
     assert result.stderr == "error: the model has no 'language_model' head; it has: spans\n"
 
@@ -113,7 +108,7 @@ def test_the_documents_themselves_are_not_written_over(
     before = data.read_bytes()
     monkeypatch.chdir(tmp_path)
     for output in (data, "train.jsonl", tmp_path / "." / "nowhere" / ".." / "train.jsonl"):
-        result = invoke(folder / "missing", data, "-o", output)
+        result = invoke("augment", folder / "missing", data, "-o", output)
         assert result.exit_code == 1
         assert result.stderr.endswith("the documents themselves; expected another file\n")
     assert data.read_bytes() == before
@@ -123,7 +118,7 @@ def test_a_bundle_that_was_not_taught_to_write_is_refused(folder: Path, tmp_path
     bundle = bundle_of_pairs()
     run = {"name": "vectors", "objectives": {"similarity": {"generation": 0.0}, "masked_language_model": {}}}
     replace(bundle, manifest=replace(bundle.manifest, run=run)).save(tmp_path / "bundle")
-    result = invoke(tmp_path / "bundle", folder / "train.jsonl", "-o", tmp_path / "more.jsonl")
+    result = invoke("augment", tmp_path / "bundle", folder / "train.jsonl", "-o", tmp_path / "more.jsonl")
     assert result.exit_code == 1
     assert "found generation 0.0, stage 'contrast', expected generation above 0" in result.stderr
     assert not (tmp_path / "more.jsonl").exists()

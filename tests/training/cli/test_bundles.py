@@ -8,20 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner, Result
 
 from ner_service.bundle import Bundle, read_manifest
 from ner_service.formats import read_documents, write_documents
 from ner_service.recognizer import Recognizer
 from ner_service.types import Document, Entity, Recognition
-from training.cli import app
+from tests.training.commands import invoke, refusal
 from training.cli.documents import named_in_run
 
 TEXTS = ("Ada Lovelace wrote to London.", "北京大学在上海。", "May opened a laboratory.", "李雷去了广州。")
-
-
-def invoke(*arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
 def told(*arguments: object) -> dict[str, Any]:
@@ -145,13 +140,6 @@ def test_which_file_a_run_names(argument: str, in_run: str, same: bool) -> None:
     for part in ("train", "dev"):
         assert named_in_run([document], {"data": {part: [{"path": in_run}]}}) == [argument] * same
     assert named_in_run([document], {}) == []
-
-
-def refusal(*arguments: object) -> str:
-    result = invoke(*arguments)
-    assert result.exit_code == 1, result.output
-    [line] = result.stderr.splitlines()
-    return line.removeprefix("error: ")
 
 
 def test_refusals(tiny_bundle_folder: Path, tiny_embedding_bundle: Bundle, folder: Path, tmp_path: Path) -> None:

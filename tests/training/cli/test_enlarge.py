@@ -11,24 +11,19 @@ from typing import Any
 import pytest
 import torch
 from accelerate import Accelerator
-from typer.testing import CliRunner, Result
 
 from ner_service.bundle import Bundle, read_manifest
 from ner_service.model.config import HuggingFaceConfig, RoFormerConfig
 from ner_service.recognizer import Recognizer
 from ner_service.types import Recognition
+from tests.training.commands import invoke, refusal
 from tests.training.runs import NO_DROPOUT, small_setup
 from training.assembly import new_state
-from training.cli import app
 from training.enlargement import Plan
 from training.enlargement import enlarge as enlarged
 from training.loop import train
 
 TEXTS = ("Charles Babbage met Ada in Manchester.", "王医生在北京大学读书。", "London")
-
-
-def invoke(*arguments: object) -> Result:
-    return CliRunner().invoke(app, ["enlarge", *map(str, arguments)])
 
 
 @pytest.fixture
@@ -42,7 +37,7 @@ def test_a_larger_bundle_with_the_same_answers(tiny_bundle_folder: Path, texts: 
     """B-3 and B-9 by way of files: entities identical, what was compared said in figures."""
     output = tmp_path / "large"
     result = invoke(
-        tiny_bundle_folder, "--width-factor", 2, "--num-layers", 4, "-o", output, "--texts", texts, "--json"
+        "enlarge", tiny_bundle_folder, "--width-factor", 2, "--num-layers", 4, "-o", output, "--texts", texts, "--json"
     )
     assert result.exit_code == 0, result.output
     found: dict[str, Any] = json.loads(result.stdout)
@@ -68,7 +63,7 @@ def test_a_larger_bundle_with_the_same_answers(tiny_bundle_folder: Path, texts: 
 
 def test_a_table_for_people(tiny_bundle_folder: Path, tmp_path: Path) -> None:
     output = tmp_path / "large"
-    result = invoke(tiny_bundle_folder, "--width-factor", 3, "--scheme", "wider_heads", "-o", output)
+    result = invoke("enlarge", tiny_bundle_folder, "--width-factor", 3, "--scheme", "wider_heads", "-o", output)
     assert result.exit_code == 0, result.output
     rows = [line.replace("│", " ").split() for line in result.stdout.splitlines()]
     assert ["hidden_size", "32", "96"] in rows
@@ -83,35 +78,28 @@ def test_the_seed_and_the_way_of_parting_are_the_callers(tiny_bundle_folder: Pat
     found = {}
     for symmetry, seed in (("shares", 0), ("shares", 1), ("noise", 0), ("equal", 0)):
         options = ("--symmetry", symmetry, "--seed", seed, "-o", tmp_path / "large")
-        assert invoke(tiny_bundle_folder, "--width-factor", 2, *options).exit_code == 0
+        assert invoke("enlarge", tiny_bundle_folder, "--width-factor", 2, *options).exit_code == 0
         found[symmetry, seed] = Bundle.load(tmp_path / "large").weights[name]
     assert len({tuple(weight.flatten().tolist()) for weight in found.values()}) == 4
     first, second = found["equal", 0].chunk(2, dim=1)
     assert torch.equal(first, second)
 
 
-def refusal(*arguments: object) -> str:
-    result = invoke(*arguments)
-    assert result.exit_code == 1, result.output
-    [line] = result.stderr.splitlines()
-    return line.removeprefix("error: ")
-
-
 def test_refusals(tiny_bundle: Bundle, tiny_bundle_folder: Path, tmp_path: Path) -> None:
     output = tmp_path / "large"
     nothing = "found no --width-factor and no more --num-layers than there are, expected one of them"
-    assert refusal(tiny_bundle_folder, "-o", output) == nothing
-    assert refusal(tiny_bundle_folder, "--num-layers", 2, "-o", output) == nothing
-    said = refusal(tiny_bundle_folder, "--num-layers", 1, "-o", output)
+    assert refusal("enlarge", tiny_bundle_folder, "-o", output) == nothing
+    assert refusal("enlarge", tiny_bundle_folder, "--num-layers", 2, "-o", output) == nothing
+    said = refusal("enlarge", tiny_bundle_folder, "--num-layers", 1, "-o", output)
     assert said == "num_layers: found 1, expected at least the bundle's own 2"
     model = replace(tiny_bundle.manifest.model, encoder=HuggingFaceConfig(model_type="bert"))
     foreign = replace(tiny_bundle, manifest=replace(tiny_bundle.manifest, model=model))
     foreign.save(tmp_path / "foreign")
-    said = refusal(tmp_path / "foreign", "--width-factor", 2, "-o", output)
+    said = refusal("enlarge", tmp_path / "foreign", "--width-factor", 2, "-o", output)
     assert said == "enlarge: found an encoder of kind 'huggingface', expected 'roformer' or 'roformer_v2'"
-    assert refusal(tiny_bundle_folder, "--width-factor", 2, "-o", output, "--texts", tmp_path / "no.txt").endswith(
-        "no.txt: cannot be read: No such file or directory"
-    )
+    assert refusal(
+        "enlarge", tiny_bundle_folder, "--width-factor", 2, "-o", output, "--texts", tmp_path / "no.txt"
+    ).endswith("no.txt: cannot be read: No such file or directory")
     assert not output.exists()
 
 
@@ -126,7 +114,7 @@ def test_one_that_differs_is_not_written(
         return replace(result, weights={**result.weights, name: result.weights[name] * 1.001})
 
     monkeypatch.setattr(import_module("training.cli.enlarge"), "enlarged", faulty)  # the package's name is the verb
-    said = refusal(tiny_bundle_folder, "--width-factor", 2, "-o", tmp_path / "large")
+    said = refusal("enlarge", tiny_bundle_folder, "--width-factor", 2, "-o", tmp_path / "large")
     assert said.startswith("hidden: found a difference of ")
     assert said.endswith(", expected at most 5e-05")
     assert not (tmp_path / "large").exists()
@@ -139,7 +127,7 @@ def test_training_goes_on_from_the_loss_of_the_small_model(
     """B-10: the loss of the first step is the small model's, of the second no longer."""
     small = small_setup(run_folder, *NO_DROPOUT)
     small.bundle(small.build_model().state_dict(), {}).save(tmp_path / "small")
-    assert invoke(tmp_path / "small", *options, "-o", tmp_path / "large").exit_code == 0
+    assert invoke("enlarge", tmp_path / "small", *options, "-o", tmp_path / "large").exit_code == 0
     losses = []
     for name in ("small", "large"):
         setup = small_setup(run_folder, "epochs=1", f"model.start_from={tmp_path / name}")

@@ -8,18 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 from rich.console import Console
-from typer.testing import CliRunner, Result
 
 from ner_service.bundle import Bundle
 from ner_service.formats.lines import write_lines
 from ner_service.model.config import HuggingFaceConfig
 from tests.training.checkpoints.model_file import PIECES, SPARE_ROWS, write_model_file
+from tests.training.commands import invoke
 from tests.training.runs import set_options, write_run
-from training.cli import app, imports
-
-
-def invoke(*arguments: object) -> Result:
-    return CliRunner().invoke(app, list(map(str, arguments)), env={"COLUMNS": "100"})
+from training.cli import imports
 
 
 @pytest.fixture

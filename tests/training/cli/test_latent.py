@@ -8,34 +8,22 @@ from pathlib import Path
 
 import pytest
 import torch
-from typer.testing import CliRunner, Result
 
 from ner_service.bundle import Bundle
 from ner_service.model.config import Heads, LanguageModelConfig, LatentConfig
 from ner_service.model.text_model import TextModel
 from ner_service.recognizer import Recognizer
-from training.cli.latent import app
+from tests.training.commands import invoke, refusal
 from training.latent import Autoencoder, Written
 
 TEXTS = ["Ada wrote to Charles.", "王医生去了广州。"]
 SHORT = ("--max-tokens", 12, "--device", "cpu")
 
 
-def invoke(*arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
 def lines(*arguments: object) -> list[str]:
-    result = invoke(*arguments)
+    result = invoke("latent", *arguments)
     assert result.exit_code == 0, result.stderr
     return result.stdout.splitlines()
-
-
-def refusal(*arguments: object) -> str:
-    result = invoke(*arguments)
-    assert (result.exit_code, result.stdout) == (1, "")
-    [line] = result.stderr.splitlines()
-    return line.removeprefix("error: ")
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +86,7 @@ def test_reconstruct_shows_a_table(bundle: Path) -> None:
 
 @pytest.mark.parametrize("given", [[], [*TEXTS, "--file", "texts.txt"]])
 def test_reconstruct_wants_texts_or_a_file(bundle: Path, given: list[str]) -> None:
-    assert "expected either texts or --file" in refusal("reconstruct", bundle, *given)
+    assert "expected either texts or --file" in refusal("latent", "reconstruct", bundle, *given)
 
 
 def test_sample_prints_a_text_a_line(bundle: Path) -> None:
@@ -127,16 +115,16 @@ def test_interpolate_prints_a_text_a_line(bundle: Path, model: Autoencoder) -> N
 
 @pytest.mark.parametrize("options", [["--like", "a text"], ["--layer", "2"]])
 def test_sample_wants_a_text_and_its_layers_together(bundle: Path, options: list[str]) -> None:
-    assert "expected both or neither" in refusal("sample", bundle, *options)
+    assert "expected both or neither" in refusal("latent", "sample", bundle, *options)
 
 
 def test_a_layer_without_a_code_is_named(bundle: Path) -> None:
     expected = "layer: found 1, expected a latent layer: 2"
-    assert refusal("interpolate", bundle, *TEXTS, "--layer", 1, *SHORT) == expected
-    assert refusal("sample", bundle, "--like", TEXTS[0], "--layer", 1, *SHORT) == expected
+    assert refusal("latent", "interpolate", bundle, *TEXTS, "--layer", 1, *SHORT) == expected
+    assert refusal("latent", "sample", bundle, "--like", TEXTS[0], "--layer", 1, *SHORT) == expected
 
 
 @pytest.mark.parametrize("arguments", [["reconstruct", "{}", "a"], ["sample", "{}"], ["interpolate", "{}", "a", "b"]])
 def test_a_bundle_without_codes_is_refused(tiny_bundle_folder: Path, arguments: list[str]) -> None:
-    found = refusal(*(argument.format(tiny_bundle_folder) for argument in arguments), *SHORT)
+    found = refusal("latent", *(argument.format(tiny_bundle_folder) for argument in arguments), *SHORT)
     assert found == "the model has no 'latent' head; it has: spans"

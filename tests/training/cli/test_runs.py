@@ -7,27 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner, Result
+from typer.testing import CliRunner
 
 from ner_service.bundle import Bundle, read_manifest
 from ner_service.cli import app as service
+from tests.training.commands import invoke, refusal
 from tests.training.runs import set_options, write_run
-from training.cli import app
-
-
-def invoke(*arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
-def refusal(*arguments: object) -> str:
-    """What a refused command says: one line on standard error, exit code 1, no trace."""
-    result = invoke(*arguments)
-    assert result.exit_code == 1, result.output
-    assert isinstance(result.exception, SystemExit)
-    assert result.stdout == ""
-    [line] = result.stderr.splitlines()
-    assert line.startswith("error: ")
-    return line.removeprefix("error: ")
 
 
 @pytest.fixture(scope="module")

@@ -7,18 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from typer.testing import CliRunner, Result
 
+from tests.training.commands import invoke
 from tests.training.paraphraser import PAIRS, bundle_of_pairs, paraphraser
-from training.cli import app
 from training.generation import similar_sentences
 
 TEXTS = (PAIRS[0][0], PAIRS[1][0])
 FEW = ("--samples", 8, "--device", "cpu")
-
-
-def invoke(*arguments: object) -> Result:
-    return CliRunner().invoke(app, ["similar", *map(str, arguments)], env={"COLUMNS": "100"})
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +24,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def written(bundle: Path, *arguments: object) -> list[tuple[str, list[tuple[str, float]]]]:
-    result = invoke(bundle, *arguments, "--json", *FEW)
+    result = invoke("similar", bundle, *arguments, "--json", *FEW)
     assert result.exit_code == 0, result.stderr
     return [
         (row["text"], [(each["text"], each["cosine"]) for each in row["similar"]]) for row in json.loads(result.stdout)
@@ -61,7 +56,7 @@ def test_options_say_how_many_and_how_they_are_drawn(bundle: Path) -> None:
 
 
 def test_a_table_shows_cosines_and_sentences(bundle: Path) -> None:
-    result = invoke(bundle, *TEXTS, *FEW)
+    result = invoke("similar", bundle, *TEXTS, *FEW)
     assert result.exit_code == 0
     for text, found in written(bundle, *TEXTS):
         assert text in result.stdout
@@ -69,6 +64,6 @@ def test_a_table_shows_cosines_and_sentences(bundle: Path) -> None:
 
 
 def test_a_bundle_that_cannot_write_is_refused(tiny_bundle_folder: Path) -> None:
-    result = invoke(tiny_bundle_folder, "a")
+    result = invoke("similar", tiny_bundle_folder, "a")
     assert (result.exit_code, result.stdout) == (1, "")
     assert result.stderr == "error: the model has no 'language_model' head; it has: spans\n"
