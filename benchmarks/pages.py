@@ -29,6 +29,7 @@ from benchmarks.processes import ROOT
 from benchmarks.rows import read_rows, spread
 from benchmarks.runs import RECIPES, command, train, work
 from ner_service.bundle.manifest import read_manifest
+from ner_service.types import PageOrder
 
 RESULTS = ROOT / "benchmarks/results/pages.jsonl"
 SEEDS = (0, 1, 2)
@@ -36,10 +37,9 @@ RANDOM = "random"
 NUM_DEV = {"funsd": 30, "sroie": 100}
 
 Axes = Literal[1, 2]
-Order = Literal["given", "reading"]
 
 AXES: tuple[Axes, ...] = (1, 2)
-ORDERS: tuple[Order, ...] = ("reading", "given")
+ORDERS: tuple[PageOrder, ...] = ("reading", "given")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +47,7 @@ class Run:
     """One training run. `start` is the name of the bundle that it starts from, or "random"."""
 
     data: str
-    order: Order
+    order: PageOrder
     num_axes: Axes
     start: str
     seed: int
@@ -62,7 +62,7 @@ class Row:
     """What came of a run. `num_lost` counts gold entities, of both parts, that the model cannot predict."""
 
     data: str
-    order: Order
+    order: PageOrder
     num_axes: Axes
     start: str
     seed: int

@@ -8,14 +8,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ner_service.errors import NerServiceError
-from ner_service.types import Document, Entity, LabelSet
+from ner_service.types import Document, Entity, LabelSet, Page
 
 if TYPE_CHECKING:
     from ner_service.bundle import Bundle as Bundle
     from ner_service.recognizer import Recognizer as Recognizer
 
 __version__ = "0.1.0"
-__all__ = ["Bundle", "Document", "Entity", "LabelSet", "NerServiceError", "Recognizer", "__version__"]
+__all__ = ["Bundle", "Document", "Entity", "LabelSet", "NerServiceError", "Page", "Recognizer", "__version__"]
 
 
 def __getattr__(name: str) -> Any:

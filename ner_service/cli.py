@@ -21,9 +21,9 @@ from ner_service.errors import ConfigError, NerServiceError
 from ner_service.formats.inputs import Input, read_inputs
 from ner_service.recognizer import Recognizer
 from ner_service.records import unstructure
-from ner_service.replies import entity_replies
+from ner_service.replies import page_result, text_result
 from ner_service.terminal import console, refusals, say
-from ner_service.text.offsets import OffsetConverter
+from ner_service.text.reading_order import OrderedPage, ordered
 from ner_service.types import OffsetUnit, OverlapPolicy, RecognizeOptions
 
 app = typer.Typer(
@@ -78,7 +78,7 @@ def recognize(
     offset_unit: Annotated[OffsetUnit, typer.Option(help="What offsets count.")] = "codepoint",
     device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where the model runs.")] = "auto",
 ) -> None:
-    """Recognise the entities of texts; one JSON result a line, in the order of the texts."""
+    """Recognise the entities of texts and pages; one JSON result a line, in their order."""
     with refusals():
         if resume and output is None:
             raise ConfigError("--resume: found no --output, expected the file to go on with")
@@ -116,31 +116,32 @@ def _setting_fault(name: str, message: str, options: Mapping[str, object]) -> st
 
 def _results(
     recognizer: Recognizer, inputs: Iterator[Input], options: RecognizeOptions, unit: OffsetUnit
-) -> Iterator[dict[str, object]]:
+) -> Iterator[Mapping[str, object]]:
     while chunk := list(islice(inputs, TEXTS_AT_ONCE)):
-        answers = recognizer.recognize([item.text for item in chunk], options)
-        for item, answer in zip(chunk, answers, strict=True):
+        contents = [_as_read(item) for item in chunk]
+        texts_pages = [content if isinstance(content, str) else content.page for content in contents]
+        answers = recognizer.recognize(texts_pages, options)
+        for item, content, answer in zip(chunk, contents, answers, strict=True):
             if isinstance(answer, NerServiceError):
                 yield {"id": item.id, "status": "error", "error": {"code": answer.code, "detail": str(answer)}}
-                continue
-            converter = OffsetConverter(item.text, unit)
-            yield {
-                "id": item.id,
-                "status": "ok",
-                "length": converter.from_codepoint(len(item.text)),
-                "windows": answer.num_windows,
-                "entities": entity_replies(item.text, answer.entities, converter),
-            }
+            elif isinstance(content, str):
+                yield text_result(item.id, content, answer.num_windows, answer.entities, unit)
+            else:
+                yield page_result(item.id, content, answer.num_windows, answer.entities)
 
 
-def _shown(results: Iterator[dict[str, object]], *, quiet: bool) -> Iterator[dict[str, object]]:
+def _as_read(item: Input) -> str | OrderedPage:
+    return item.content if isinstance(item.content, str) else ordered(item.content, item.order)
+
+
+def _shown(results: Iterator[Mapping[str, object]], *, quiet: bool) -> Iterator[Mapping[str, object]]:
     """Pass results on, with a bar on a terminal; how many there will be is not known."""
     columns = (BarColumn(), TextColumn("{task.completed:,.0f} texts"), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal) as bar:
         yield from bar.track(results)
 
 
-def _write(result: dict[str, object], file: TextIO) -> bool:
+def _write(result: Mapping[str, object], file: TextIO) -> bool:
     """Write one result; whether it is an error."""
     file.write(json.dumps(result, ensure_ascii=False) + "\n")
     file.flush()

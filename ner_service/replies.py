@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
+from typing import Literal, NotRequired
 
 from typing_extensions import TypedDict
 
 from ner_service.decoding import nesting
 from ner_service.text.offsets import OffsetConverter
-from ner_service.types import Box, Entity, Page
+from ner_service.text.reading_order import OrderedPage
+from ner_service.types import Box, Entity, OffsetUnit, Page
 
 
 class EntityReply(TypedDict):
@@ -38,6 +40,28 @@ def entity_replies(text: str, entities: Sequence[Entity], converter: OffsetConve
         }
         for entity, (parent, depth) in zip(entities, nesting(entities), strict=True)
     ]
+
+
+class OkResult(TypedDict):
+    """A text's entities, sorted by start, then the longest first, then by label."""
+
+    id: str | None
+    status: Literal["ok"]
+    length: int
+    windows: int
+    entities: list[EntityReply]
+
+
+def text_result(id: str | None, text: str, num_windows: int, entities: Sequence[Entity], unit: OffsetUnit) -> OkResult:
+    """The answer to a text; whatever counts, counts in the unit."""
+    converter = OffsetConverter(text, unit)
+    return {
+        "id": id,
+        "status": "ok",
+        "length": converter.from_codepoint(len(text)),
+        "windows": num_windows,
+        "entities": entity_replies(text, entities, converter),
+    }
 
 
 class PageEntityReply(EntityReply):
@@ -73,6 +97,32 @@ def page_entity_replies(page: Page, order: Sequence[int], entities: Sequence[Ent
             }
         )
     return _sorted(replies)
+
+
+class PageResult(TypedDict):
+    """A page's entities; whatever counts, counts words. Of an image its `words`, `boxes` and size, `page`, come too."""
+
+    id: str | None
+    status: Literal["ok"]
+    offset_unit: Literal["word"]
+    length: int
+    windows: int
+    entities: list[PageEntityReply]
+    words: NotRequired[list[str]]
+    boxes: NotRequired[list[Box]]
+    page: NotRequired[tuple[float, float]]
+
+
+def page_result(id: str | None, read: OrderedPage, num_windows: int, entities: Sequence[Entity]) -> PageResult:
+    """The answer to a page that the client knows the words of."""
+    return {
+        "id": id,
+        "status": "ok",
+        "offset_unit": "word",
+        "length": len(read.page.words),
+        "windows": num_windows,
+        "entities": page_entity_replies(read.page, read.order, entities),
+    }
 
 
 def _sorted(replies: Sequence[PageEntityReply]) -> list[PageEntityReply]:

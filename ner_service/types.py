@@ -18,11 +18,15 @@ from ner_service.errors import ConfigError, InvalidPageError, UnknownLabelError
 Box = tuple[float, float, float, float]
 """x0, y0, x1, y1 of a word: left, top, right, bottom, counted from the page's upper left corner."""
 
+MAX_LENGTH = 1e9
+"""Of a page's side: more than any has in any unit, and few enough that nothing computed of it is endless."""
+
 _CORNERS = ("x0", "y0", "x1", "y1")
 _SIDES = ("width", "height")
 
 OffsetUnit = Literal["codepoint", "utf16", "utf8"]
 OverlapPolicy = Literal["all", "nested", "flat", "longest"]
+PageOrder = Literal["reading", "given"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +62,10 @@ class Page:
 
     def __post_init__(self) -> None:
         for axis, length in enumerate(self.size):
-            if not (math.isfinite(length) and length > 0):
-                raise InvalidPageError(f"page/{axis}", f"found {length}, expected a length above 0")
+            if not 0 < length <= MAX_LENGTH:
+                raise InvalidPageError(
+                    f"page/{axis}", f"found {length}, expected a length above 0, at most {MAX_LENGTH:g}"
+                )
         if len(self.boxes) != len(self.words):
             raise InvalidPageError(
                 "boxes", f"found {len(self.boxes)} boxes, expected {len(self.words)}, one for each word"

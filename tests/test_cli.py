@@ -14,7 +14,7 @@ from typer.testing import CliRunner, Result
 
 from ner_service.cli import app
 from ner_service.recognizer import Recognizer
-from ner_service.types import Recognition, RecognizeOptions
+from ner_service.types import Box, Page, Recognition, RecognizeOptions, codepoints_to_words
 
 TEXTS = (
     "Ada Lovelace wrote to Charles Babbage in London.",
@@ -63,6 +63,46 @@ def write_json_lines(path: Path, texts: Sequence[str]) -> Path:
     lines = [json.dumps({"id": f"t{number}", "text": text}) for number, text in enumerate(texts)]
     path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     return path
+
+
+def test_pages_are_answered_as_over_http(tiny_bundle_folder: Path, tmp_path: Path) -> None:
+    """Words of two columns, sent line by line: the answer is in the client's indices, whichever order was read."""
+    words = ["Ada", "王医生", "Lovelace", "去了广州。"]
+    boxes: list[Box] = [(0, 0, 30, 10), (200, 0, 230, 10), (0, 12, 80, 22), (200, 12, 260, 22)]
+    page = {"words": words, "boxes": boxes, "page": [300, 40]}
+    path = tmp_path / "pages.jsonl"
+    lines = [{"id": "p", **page}, {"id": "g", **page, "order": "given"}, {"id": "t", "text": "Ada Lovelace"}]
+    path.write_text("".join(f"{json.dumps(line)}\n" for line in lines), encoding="utf-8")
+    result = invoke("recognize", "-m", tiny_bundle_folder, "--threshold", "0.3", path)
+    assert result.exit_code == 0, result.stderr
+    recognizer, options = Recognizer.load(tiny_bundle_folder, "cpu"), RecognizeOptions(threshold=0.3)
+    answers = results(result.stdout)
+    assert [answer["id"] for answer in answers] == ["p", "g", "t"]
+    for answer, order in zip(answers, ((0, 2, 1, 3), (0, 1, 2, 3)), strict=False):
+        read = Page(tuple(words), tuple(boxes), (300, 40)).reordered(order)
+        [own] = recognizer.recognize([read], options)
+        assert isinstance(own, Recognition)
+        assert own.entities
+        assert (answer["offset_unit"], answer["length"]) == ("word", 4)
+        expected = {(e.label, tuple(order[slice(*codepoints_to_words(read, e.start, e.end))])) for e in own.entities}
+        assert {(entity["label"], tuple(entity["words"])) for entity in answer["entities"]} == expected
+    assert "words" not in answers[2]
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"order": "down"}, "order: found 'down', expected 'reading' or 'given'"),
+        ({"boxes": []}, "boxes: found 0 boxes, expected 1, one for each word"),
+        ({"text": "Ada"}, "found both 'text' and 'words', expected one of them"),
+    ],
+)
+def test_a_faulty_page_is_refused_with_its_line(
+    change: dict[str, Any], expected: str, tiny_bundle_folder: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "pages.jsonl"
+    path.write_text(json.dumps({"words": ["Ada"], "boxes": [[0, 0, 1, 1]], "page": [9, 9], **change}), encoding="utf-8")
+    assert refusal("recognize", "-m", tiny_bundle_folder, path) == f"{path}:1: {expected}"
 
 
 def test_standard_input_is_one_text(tiny_bundle_folder: Path, expected: dict[str, Recognition]) -> None:

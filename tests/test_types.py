@@ -119,9 +119,10 @@ NAN, INF = math.nan, math.inf
         ({"box": (0, 0, 1, 8.5)}, "boxes/1/3", "box of word 1: found y1 = 8.5, expected at most 8, the page's height"),
         ({"box": (2, 0, 1, 1)}, "boxes/1/2", "box of word 1: found x0 = 2 and x1 = 1, expected x0 <= x1"),
         ({"box": (0, 2, 1, 1)}, "boxes/1/3", "box of word 1: found y0 = 2 and y1 = 1, expected y0 <= y1"),
-        ({"size": (0, 8)}, "page/0", "found 0, expected a length above 0"),
-        ({"size": (10, NAN)}, "page/1", "found nan, expected a length above 0"),
-        ({"size": (INF, 8)}, "page/0", "found inf, expected a length above 0"),
+        ({"size": (0, 8)}, "page/0", "found 0, expected a length above 0, at most 1e\\+09"),
+        ({"size": (10, NAN)}, "page/1", "found nan, expected a length above 0, at most 1e\\+09"),
+        ({"size": (INF, 8)}, "page/0", "found inf, expected a length above 0, at most 1e\\+09"),
+        ({"size": (10, 2e9)}, "page/1", "found 2000000000.0, expected a length above 0, at most 1e\\+09"),
     ],
 )
 def test_faults_of_a_page_name_the_word(changes: dict[str, Any], pointer: str, detail: str) -> None:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from ner_service.errors import ConfigError
 from ner_service.model.config import HeadConfig, LatentConfig
 from ner_service.records import structure
-from ner_service.types import WindowLimits
+from ner_service.types import PageOrder, WindowLimits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +36,7 @@ class SourceConfig:
     where: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     part: tuple[float, float] = (0.0, 1.0)
     inner: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    order: Literal["reading", "given"] = "reading"
+    order: PageOrder = "reading"
 
     def __post_init__(self) -> None:
         first, end = self.part

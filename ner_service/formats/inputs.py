@@ -1,4 +1,4 @@
-"""Texts to recognise: plain files, JSON Lines `{"id", "text"}`, standard input. Knows no annotation."""
+"""What is to be recognised: plain files, JSON Lines of texts and of pages, standard input. Knows no annotation."""
 
 from __future__ import annotations
 
@@ -6,30 +6,35 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ner_service.errors import DataError
 from ner_service.formats.checks import parse_json, read_identifier, take
-from ner_service.formats.lines import read_lines
+from ner_service.formats.lines import Line, read_lines
+from ner_service.formats.pages import page_of_record
+from ner_service.types import Page, PageOrder
 
 STANDARD_INPUT = "standard input"
 
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """A text and the name it is answered by."""
+    """A text or a page, and the name it is answered by; `order` is that of a page's words."""
 
     id: str | None
-    text: str
+    content: str | Page
+    order: PageOrder = "reading"
 
 
 def read_inputs(paths: Sequence[Path], *, lines: bool) -> Iterator[Input]:
-    """The texts of files in order, or of standard input where there is no file.
+    """What files hold, in order, or standard input where there is no file.
 
-    A file named `.jsonl` or `.jsonl.gz` holds an object a line; any other file is one text, or with `lines` a text a
-    line, empty lines included. Ids are the objects' own; else the file's name, with the line's number.
+    A file named `.jsonl` or `.jsonl.gz` holds an object a line, a text or a page as over HTTP; any other file is one
+    text, or with `lines` a text a line, empty lines included. Ids are the objects' own; else the file's name, with the
+    line's number.
 
     Raises:
-        DataError: a file cannot be read, or a line is not an object with a text.
+        DataError: a file cannot be read, or a line is not an object with a text or a page.
     """
     if not paths:
         yield from _read_standard_input(lines=lines)
@@ -56,7 +61,21 @@ def _read_json_lines(path: Path) -> Iterator[Input]:
         if not line.text.strip():
             continue
         record = parse_json(line, dict)
-        yield Input(read_identifier(line, record), take(line, record, "text", str))
+        yield Input(read_identifier(line, record), _content(line, record), _order(line, record))
+
+
+def _content(line: Line, record: dict[str, Any]) -> str | Page:
+    return page_of_record(line, record) if "words" in record else take(line, record, "text", str)
+
+
+def _order(line: Line, record: dict[str, Any]) -> PageOrder:
+    match record.get("order", "reading"):
+        case "reading":
+            return "reading"
+        case "given":
+            return "given"
+        case found:
+            raise line.error(f"order: found {found!r}, expected 'reading' or 'given'")
 
 
 def _read_whole(path: Path) -> str:

@@ -26,7 +26,7 @@ from ner_service.formats.checks import (
     to_json,
 )
 from ner_service.formats.lines import Line, read_lines, write_lines
-from ner_service.formats.pages import box_of, numbers, page_of
+from ner_service.formats.pages import page_of_record
 from ner_service.types import Document, Entity, Page, codepoints_to_words, words_to_codepoints
 
 _KEYS = ("id", "text", "words", "boxes", "page", "entities", "annotated", "flat")
@@ -53,7 +53,7 @@ def write(documents: Iterable[Document], path: Path) -> None:
 
 
 def _document(line: Line, record: dict[str, Any]) -> Document:
-    page = _page(line, record) if "words" in record else None
+    page = page_of_record(line, record) if "words" in record else None
     text = page.text if page else check_unicode(line, take(line, record, "text", str))
     items = take(line, record, "entities", list)
     entities = in_order(_entity(line, page or text, item, f"entities[{index}]") for index, item in enumerate(items))
@@ -66,18 +66,6 @@ def _document(line: Line, record: dict[str, Any]) -> Document:
         metadata={key: value for key, value in record.items() if key not in _KEYS},
         page=page,
     )
-
-
-def _page(line: Line, record: dict[str, Any]) -> Page:
-    if "text" in record:
-        raise line.error("found both 'text' and 'words', expected one of them")
-    words = [expect(line, word, str, f"words[{index}]") for index, word in enumerate(take(line, record, "words", list))]
-    items = take(line, record, "boxes", list)
-    if len(items) != len(words):
-        raise line.error(f"boxes: found {len(items)} boxes, expected {len(words)}, one for each word")
-    boxes = [box_of(line, box, f"boxes[{index}]") for index, box in enumerate(items)]
-    width, height = numbers(line, record.get("page"), 2, "page")
-    return page_of(line, list(zip(words, boxes, strict=True)), (width, height))
 
 
 def _entity(line: Line, content: str | Page, item: object, where: str) -> Entity:

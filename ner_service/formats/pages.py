@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from ner_service.errors import DataError, InvalidPageError
-from ner_service.formats.checks import expect
+from ner_service.formats.checks import expect, take
 from ner_service.formats.lines import Line
 from ner_service.types import Box, Page
 
@@ -26,6 +27,23 @@ def page_of(line: Line, words: Sequence[Word], size: tuple[float, float] | None)
         return Page(tuple(word for word, _ in words), tuple(box for _, box in words), size)
     except InvalidPageError as error:
         raise line.error(str(error)) from error
+
+
+def page_of_record(line: Line, record: dict[str, Any]) -> Page:
+    """The page of a JSON object with `words`, `boxes` and `page`.
+
+    Raises:
+        DataError: names what is wrong, and the word.
+    """
+    if "text" in record:
+        raise line.error("found both 'text' and 'words', expected one of them")
+    words = [expect(line, word, str, f"words[{index}]") for index, word in enumerate(take(line, record, "words", list))]
+    items = take(line, record, "boxes", list)
+    if len(items) != len(words):
+        raise line.error(f"boxes: found {len(items)} boxes, expected {len(words)}, one for each word")
+    boxes = [box_of(line, box, f"boxes[{index}]") for index, box in enumerate(items)]
+    width, height = numbers(line, record.get("page"), 2, "page")
+    return page_of(line, list(zip(words, boxes, strict=True)), (width, height))
 
 
 def numbers(line: Line, value: object, count: int, where: str) -> tuple[float, ...]:

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from types import NoneType
 
 from ner_service.errors import InvalidPageError, TextTooLongError
 from ner_service.serving.items import PageItem
 from ner_service.serving.json_text import Constant
-from ner_service.text.reading_order import reading_order
+from ner_service.text.reading_order import OrderedPage, ordered
 from ner_service.types import Page
 
 _KINDS: dict[type, str] = {
@@ -28,14 +27,6 @@ _KINDS: dict[type, str] = {
 }
 _CORNERS = ("x0", "y0", "x1", "y1")
 _SIDES = ("width", "height")
-
-
-@dataclass(frozen=True, slots=True)
-class OrderedPage:
-    """A page as the model reads it. Its word i is the client's word `order[i]`."""
-
-    page: Page
-    order: tuple[int, ...]
 
 
 Content = str | OrderedPage
@@ -55,8 +46,7 @@ def ordered_page(item: PageItem, max_words: int) -> OrderedPage:
         tuple(_box(index, box) for index, box in enumerate(_items(item.boxes, "boxes"))),
         _size(item.page),
     )
-    order = reading_order(page.boxes) if item.order == "reading" else tuple(range(len(words)))
-    return OrderedPage(page.reordered(order), order)
+    return ordered(page, item.order)
 
 
 def page_of_image(page: Page, max_words: int) -> OrderedPage:
@@ -66,7 +56,7 @@ def page_of_image(page: Page, max_words: int) -> OrderedPage:
         TextTooLongError: more than `max_words` words.
     """
     _check_count(page.words, max_words)
-    return OrderedPage(page.reordered(reading_order(page.boxes)), tuple(range(len(page.words))))
+    return ordered(ordered(page, "reading").page, "given")
 
 
 def _check_count(words: Sequence[object], max_words: int) -> None:

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ner_service.errors import NerServiceError
-from ner_service.replies import entity_replies, page_entity_replies
-from ner_service.serving.contents import OrderedPage
+from ner_service.replies import OkResult, PageResult, page_result, text_result
 from ner_service.serving.items import ImageItem, Item
 from ner_service.serving.metrics import Metrics
 from ner_service.serving.problems import item_problem
 from ner_service.serving.reading import Answer, Reader, Reading, ReadItem
 from ner_service.serving.registry import ServedModel
-from ner_service.serving.schemas import ErrorResult, ExtractReply, ExtractRequest, OkResult, PageResult
-from ner_service.text.offsets import OffsetConverter
-from ner_service.types import Entity, OffsetUnit
+from ner_service.serving.schemas import ErrorResult, ExtractReply, ExtractRequest
 
 if TYPE_CHECKING:
     from ner_service.decoding import Candidates
@@ -68,34 +64,10 @@ class Extractor:
             return {"id": item.id, "status": "error", "error": item_problem(error, pointer)}
         self._metrics.text_done(len(found.windows), [(entity.label, entity.score or 0.0) for entity in entities])
         if isinstance(found.content, str):
-            return _text_result(item, found.content, len(found.windows), entities, request.offset_unit)
-        self._metrics.page_done(len(found.content.page.words))
-        return _page_result(item, found.content, len(found.windows), entities)
-
-
-def _text_result(
-    item: Item, text: str, num_windows: int, entities: Sequence[Entity], offset_unit: OffsetUnit
-) -> OkResult:
-    converter = OffsetConverter(text, offset_unit)
-    return {
-        "id": item.id,
-        "status": "ok",
-        "length": converter.from_codepoint(len(text)),
-        "windows": num_windows,
-        "entities": entity_replies(text, entities, converter),
-    }
-
-
-def _page_result(item: Item, read: OrderedPage, num_windows: int, entities: Sequence[Entity]) -> PageResult:
-    page = read.page
-    result: PageResult = {
-        "id": item.id,
-        "status": "ok",
-        "offset_unit": "word",
-        "length": len(page.words),
-        "windows": num_windows,
-        "entities": page_entity_replies(page, read.order, entities),
-    }
-    if isinstance(item, ImageItem):
-        result |= {"words": list(page.words), "boxes": list(page.boxes), "page": page.size}
-    return result
+            return text_result(item.id, found.content, len(found.windows), entities, request.offset_unit)
+        page = found.content.page
+        self._metrics.page_done(len(page.words))
+        result = page_result(item.id, found.content, len(found.windows), entities)
+        if isinstance(item, ImageItem):
+            result |= {"words": list(page.words), "boxes": list(page.boxes), "page": page.size}
+        return result

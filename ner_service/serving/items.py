@@ -6,9 +6,11 @@ What is wrong around them (a missing or unknown field, an id that is no string) 
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, WithJsonSchema
+
+from ner_service.types import PageOrder
 
 # Pydantic puts these into the place of a fault; they are no part of the body.
 _TEXT, _TEXT_ITEM, _PAGE_ITEM, _IMAGE_ITEM, _LIST = "<text>", "<text item>", "<page>", "<image>", "<list>"
@@ -40,7 +42,7 @@ class PageItem(Strict):
     words: Annotated[Any, WithJsonSchema(_WORDS)] = Field(description="The words, none empty, no white space around.")
     boxes: Annotated[Any, WithJsonSchema(_BOXES)] = Field(description="For each word its x0, y0, x1, y1.")
     page: Annotated[Any, WithJsonSchema(_SIZE)] = Field(description="Width and height of the page.")
-    order: Literal["reading", "given"] = Field(
+    order: PageOrder = Field(
         default="reading",
         description="reading: the words are read in the order that their boxes tell. given: as they come.",
     )

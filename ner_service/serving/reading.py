@@ -16,13 +16,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
 from ner_service.errors import InferenceError, NerServiceError, TextTooLongError
-from ner_service.serving.contents import Content, OrderedPage, ordered_page, page_of_image
+from ner_service.serving.contents import Content, ordered_page, page_of_image
 from ner_service.serving.images import ImageReader, ImagesOffError
 from ner_service.serving.items import ImageItem, Item, PageItem, TextItem
 from ner_service.serving.json_text import json_bytes
 from ner_service.serving.registry import ServedModel, Vectors, WindowTask
 from ner_service.serving.schemas import ModelName, Timing, Usage
 from ner_service.serving.settings import Settings
+from ner_service.text.reading_order import OrderedPage
 from ner_service.types import Page, Window
 
 if TYPE_CHECKING:

@@ -7,16 +7,16 @@ being checked again, and stand in the OpenAPI file.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Literal, NotRequired, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import Field, ValidationError
 from typing_extensions import TypedDict
 
-from ner_service.replies import EntityReply, PageEntityReply
+from ner_service.replies import OkResult, PageResult
 from ner_service.serving.items import TAGS, Inputs, Item, Strict, TextInput, TextInputs, item, text_item
 from ner_service.serving.json_text import Constant, InvalidJsonError
 from ner_service.serving.problems import FieldFault, InvalidFieldError, ItemProblem, TooLargeError
-from ner_service.types import Box, OffsetUnit, OverlapPolicy, RecognizeOptions
+from ner_service.types import OffsetUnit, OverlapPolicy, RecognizeOptions
 
 _MAX_FAULTS = 100
 
@@ -172,30 +172,6 @@ def _pointer(location: Sequence[int | str]) -> str:
     """A JSON pointer (RFC 6901) from pydantic's location, whose tags are no part of the body."""
     parts = [str(part) for part in location if part not in TAGS]
     return "".join("/" + part.replace("~", "~0").replace("/", "~1") for part in parts)
-
-
-class OkResult(TypedDict):
-    """A text's entities, sorted by start, then the longest first, then by label."""
-
-    id: str | None
-    status: Literal["ok"]
-    length: int
-    windows: int
-    entities: list[EntityReply]
-
-
-class PageResult(TypedDict):
-    """A page's entities; whatever counts, counts words. Of an image its `words`, `boxes` and size, `page`, come too."""
-
-    id: str | None
-    status: Literal["ok"]
-    offset_unit: Literal["word"]
-    length: int
-    windows: int
-    entities: list[PageEntityReply]
-    words: NotRequired[list[str]]
-    boxes: NotRequired[list[Box]]
-    page: NotRequired[tuple[float, float]]
 
 
 class ErrorResult(TypedDict):

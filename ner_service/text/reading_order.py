@@ -13,12 +13,13 @@ Sources: Nagy and Seth (1984), recursive X-Y cut; Ha, Haralick and Phillips (199
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from statistics import median
 
 import numpy as np
 import numpy.typing as npt
 
-from ner_service.types import Box
+from ner_service.types import Box, Page, PageOrder
 
 BLOCK_GAP = 0.5
 COLUMN_GAP = 1.5
@@ -32,6 +33,20 @@ SHARED_HEIGHT = 0.5
 
 Boxes = npt.NDArray[np.float64]
 Order = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class OrderedPage:
+    """A page as the model reads it. Its word i is the client's word `order[i]`."""
+
+    page: Page
+    order: tuple[int, ...]
+
+
+def ordered(page: Page, order: PageOrder) -> OrderedPage:
+    """The page with its words in the order that their boxes tell, or as they are given."""
+    indices = reading_order(page.boxes) if order == "reading" else tuple(range(len(page.words)))
+    return OrderedPage(page.reordered(indices), indices)
 
 
 def reading_order(boxes: Sequence[Box]) -> tuple[int, ...]:

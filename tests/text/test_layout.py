@@ -145,6 +145,13 @@ def test_t2_a_word_that_moves_alone_stands_elsewhere() -> None:
     assert places(dataclasses.replace(PAGE, boxes=boxes))[4] == (6, 1)
 
 
+def test_boxes_next_to_nothing_are_no_unit() -> None:
+    """Places in units of a box 1e-320 wide would be endless; a page of nothing but such boxes has unit 1."""
+    words, speck = ("Ada", "London"), (0, 0, 1e-320, 1e-320)
+    assert places(Page(words, (speck, (0.5, 0.5, 1, 1)), (1, 1)))[4] == (7, 2.5)
+    assert places(Page(words, (speck, (0.5, 0.5, 0.5, 0.5)), (1, 1)))[4] == (1.5, 1.5)
+
+
 def test_an_empty_page_has_an_empty_window() -> None:
     (window,) = windows_of(Page((), (), (10, 10)), trained(), WIDE)
     assert window.encoding.words == ()
