@@ -5,7 +5,7 @@
     python -m benchmarks.accuracy.adaptation --table
 
 One run of `training/recipes/adapt.toml` over the texts, with a bundle kept after 0, 1, 2, 4, 8, ... epochs and after
-the last one. Each is measured on all texts held out, some 80 with the recipe: the centred cosine of its hidden states
+the last one. Each is measured on all texts held out, some 20 with the recipe: the centred cosine of its hidden states
 to the teacher's, token by token, and the share of masked tokens that it names; and by a short fine-tuning, always the
 same: the texts of CLUENER that `benchmarks.accuracy.heads` cuts it to, FINE_TUNE_EPOCHS epochs, F1 on
 FOLDER/cluener/dev.jsonl.gz after the last.
