@@ -42,6 +42,7 @@ REASONS: Mapping[str, str] = {
 """Why a candidate is refused, in the order of asking."""
 
 UNFIT: Mapping[str, str] = {
+    "page": "a page: no sentence written anew has boxes",
     "no_entity": "no entity, so nothing tells a good candidate",
     "ambiguous": "a mention also stands where it is no entity, or another",
     "too_long": "more than one window",
@@ -99,6 +100,8 @@ def paraphrase(recognizer: Recognizer, documents: Sequence[Document], recipe: Re
 
 def _source(recognizer: Recognizer, document: Document) -> Source | str:
     """What is drawn from, or why nothing is."""
+    if document.page is not None:
+        return "page"
     mentions = Mentions.of(document)
     if mentions is None or not document.entities:
         return "ambiguous" if mentions is None else "no_entity"

@@ -11,7 +11,7 @@ import torch
 from ner_service.bundle import Bundle
 from ner_service.errors import ConfigError, MissingHeadError
 from ner_service.recognizer import Recognizer
-from ner_service.types import Document, Entity
+from ner_service.types import Document, Entity, Page
 from tests.training.paraphraser import PAIRS, paraphraser, random_model, small_encoder, small_tokenizer, writer
 from training.generation import rank
 from training.paraphrases import MASKED_SHARE, REASONS, UNFIT, Paraphrased, Recipe, mask_outside, paraphrase
@@ -115,6 +115,7 @@ def test_the_most_similar_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("reason", "document"),
     [
+        ("page", Document("Ann", (Entity(0, 3, "PER"),), page=Page(("Ann",), ((0, 0, 3, 1),), (9, 9)))),
         ("no_entity", Document("It rained.")),
         ("ambiguous", Document("Ann met Ann.", (Entity(0, 3, "PER"),))),
         ("too_long", Document("Ann slept. " * 20 + "Bo", (Entity(220, 222, "PER"),))),
@@ -127,7 +128,7 @@ def test_a_document_is_unfit(reason: str, document: Document) -> None:
 
 def test_every_reason_is_tested() -> None:
     assert set(REASONS) == {"unfinished", "same", "duplicate", "entities", "overlap", "far", "surplus"}
-    assert set(UNFIT) == {"no_entity", "ambiguous", "too_long"}
+    assert set(UNFIT) == {"page", "no_entity", "ambiguous", "too_long"}
 
 
 def noisy() -> Recognizer:

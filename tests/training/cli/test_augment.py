@@ -58,7 +58,7 @@ def test_the_new_documents_alone_are_written(folder: Path) -> None:
 def test_counts_add_up(folder: Path) -> None:
     counts = json.loads((folder / "counts.json").read_text(encoding="utf-8"))
     assert counts["documents"] == 4
-    assert counts["unfit"] == {"no_entity": 1, "ambiguous": 1, "too_long": 0}
+    assert counts["unfit"] == {"page": 0, "no_entity": 1, "ambiguous": 1, "too_long": 0}
     assert counts["candidates"] == 2 * 8 == counts["written"] + sum(counts["refused"].values())
     assert list(counts["refused"]) == list(REASONS)
     assert list(counts["unfit"]) == list(UNFIT)
