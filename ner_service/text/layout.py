@@ -48,8 +48,9 @@ class _Layout:
     def of(cls, page: Page) -> _Layout:
         widths = [(x1 - x0) / len(word) for word, (x0, _, x1, _) in zip(page.words, page.boxes, strict=True)]
         middles = [(y0 + y1) / 2 for _, y0, _, y1 in page.boxes]
-        character, line = _unit(widths, page.size[0]), _unit((y1 - y0 for _, y0, _, y1 in page.boxes), page.size[1])
-        left, top = min((box[0] for box in page.boxes), default=0.0), min(middles, default=0.0)
+        left, right = min((box[0] for box in page.boxes), default=0.0), max((box[2] for box in page.boxes), default=0.0)
+        top, bottom = min(middles, default=0.0), max(middles, default=0.0)
+        character, line = _unit(widths, right - left), _unit((y1 - y0 for _, y0, _, y1 in page.boxes), bottom - top)
         corners = [
             (1 + (box[0] - left) / character, 1 + (middle - top) / line)
             for box, middle in zip(page.boxes, middles, strict=True)
@@ -86,6 +87,9 @@ class _Layout:
         return replace(encoding, offsets=tuple(offsets), positions=tuple(positions), words=tuple(words))
 
 
-def _unit(lengths: Iterable[float], side: float) -> float:
-    """The median of the lengths above a millionth of the page's side; 1 where there is none, so nothing to measure."""
-    return median([length for length in lengths if length > side * 1e-6] or [1.0])
+def _unit(lengths: Iterable[float], extent: float) -> float:
+    """The median of the lengths above 0; 1 where there is none, and so nothing to measure.
+
+    A millionth of what the words take up is no length: nothing that is read is so small, and places would be endless.
+    """
+    return median([length for length in lengths if length > max(0.0, extent * 1e-6)] or [1.0])

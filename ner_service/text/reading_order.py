@@ -72,7 +72,7 @@ def reading_order(boxes: Sequence[Box]) -> tuple[int, ...]:
 def _cut(block: Order, box_N4: Boxes, line: float) -> tuple[Order, Order] | None:
     """The block in two at its widest gap, in parts of what such a gap must be; None where there is none."""
     down, across = _widest_gap(box_N4[block][:, [1, 3]]), _widest_gap(box_N4[block][:, [0, 2]])
-    block_gap, column_gap = down[0] / (BLOCK_GAP * line), across[0] / (COLUMN_GAP * line)
+    block_gap, column_gap = down[0] / line / BLOCK_GAP, across[0] / line / COLUMN_GAP
     if max(block_gap, column_gap) < 1:
         return None
     side, (_, place) = (1, down) if block_gap >= column_gap else (0, across)

@@ -34,6 +34,11 @@ def turn_by_sum(vectors: Tensor, place: Tensor) -> Tensor:
     return rotate(vectors, rotary_table(place.sum(-1), vectors.shape[-1], vectors.dtype))
 
 
+def turn_by_square(vectors: Tensor, place: Tensor) -> Tensor:
+    """A rotation, but by no difference of places: x squared and y squared."""
+    return turn(vectors, place**2)
+
+
 def random(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
@@ -55,6 +60,12 @@ coordinates = st.floats(-500, 500)
 def test_t1_norms_are_kept(places: list[tuple[float, float]]) -> None:
     vectors = random(len(places), WIDTH)
     torch.testing.assert_close(turn(vectors, at(*places)).norm(dim=-1), vectors.norm(dim=-1), rtol=1e-13, atol=1e-13)
+
+
+def test_t1_norms_are_not_kept_by_a_table_of_other_lengths() -> None:
+    """The twin."""
+    vectors, table = random(3, WIDTH), rotary_table_of_axes(at((1, 2), (3, 4), (5, 6)), WIDTH, torch.float64)
+    assert (rotate(vectors, 1.1 * table).norm(dim=-1) - vectors.norm(dim=-1)).abs().min() > 0.1
 
 
 @given(st.floats(-50, 50), st.floats(-50, 50))
@@ -84,6 +95,12 @@ def test_t3_the_matrix_of_two_places_is_that_of_their_difference(
     between = matrix(rotation, other[0] - one[0], other[1] - one[1])
     found = matrix(rotation, *one).T @ matrix(rotation, *other)
     torch.testing.assert_close(found, between, rtol=0, atol=1e-11)
+
+
+def test_t3_is_not_so_for_angles_that_are_no_multiples_of_a_place() -> None:
+    """The twin."""
+    found = matrix(turn_by_square, 1, 2).T @ matrix(turn_by_square, 2, 4)
+    assert (found - matrix(turn_by_square, 1, 2)).abs().max() > 0.1
 
 
 @given(coordinates)
@@ -151,6 +168,14 @@ def test_t7_without_y_its_pairs_are_untouched_and_the_others_turn_as_with_one_ax
     one_axis = rotate(vectors, rotary_table(torch.tensor([x], dtype=torch.float64), WIDTH, torch.float64))
     assert torch.equal(alternating[:, 1], vectors.view(-1, 2, 2)[:, 1])
     assert torch.equal(alternating[:, 0], one_axis.view(-1, 2, 2)[:, 0])
+
+
+def test_t7_with_y_its_pairs_turn_and_the_others_as_before() -> None:
+    """The twin."""
+    vectors = random(1, WIDTH, seed=6)
+    without, along = (turn(vectors, at((3, y))).view(-1, 2, 2) for y in (0, 1))
+    assert torch.equal(along[:, 0], without[:, 0])
+    assert (along[:, 1] - without[:, 1]).abs().max() > 0.1
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

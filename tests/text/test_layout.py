@@ -147,9 +147,15 @@ def test_t2_a_word_that_moves_alone_stands_elsewhere() -> None:
 
 def test_boxes_next_to_nothing_are_no_unit() -> None:
     """Places in units of a box 1e-320 wide would be endless; a page of nothing but such boxes has unit 1."""
-    words, speck = ("Ada", "London"), (0, 0, 1e-320, 1e-320)
+    words: tuple[str, str] = ("Ada", "London")
+    speck: Box = (0, 0, 1e-320, 1e-320)
     assert places(Page(words, (speck, (0.5, 0.5, 1, 1)), (1, 1)))[4] == (7, 2.5)
     assert places(Page(words, (speck, (0.5, 0.5, 0.5, 0.5)), (1, 1)))[4] == (1.5, 1.5)
+
+
+def test_the_size_that_a_page_declares_is_no_measure() -> None:
+    for size in ((400, 300), (1e9, 1e9)):
+        assert places(Page(PAGE.words, PAGE.boxes, size)) == places(PAGE)
 
 
 def test_an_empty_page_has_an_empty_window() -> None:

@@ -28,6 +28,14 @@ def test_no_word_and_one_word() -> None:
     assert reading_order([(1, 1, 1, 1)]) == (0,)
 
 
+def test_boxes_next_to_nothing_have_an_order() -> None:
+    """Half of the least height is none: nothing is divided by it."""
+    speck = 5e-324
+    assert speck / 2 == 0
+    assert reading_order([(0, 0, 1, speck)]) == (0,)
+    assert reading_order([(0, 0.5, 1, 0.5 + speck), (0, 0, 1, speck)]) == (1, 0)
+
+
 def test_one_line_is_read_from_left_to_right() -> None:
     assert reading_order([word(100, 0), word(0, 2), word(50, 1)]) == (1, 2, 0)
 
