@@ -17,14 +17,14 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from ner_service.bundle import Bundle
 from ner_service.bundle.card import model_card
-from ner_service.errors import ConfigError, NerServiceError
+from ner_service.errors import ConfigError, DataError, NerServiceError
 from ner_service.formats.inputs import Input, read_inputs
 from ner_service.recognizer import Recognizer
 from ner_service.records import unstructure
 from ner_service.replies import page_result, text_result
 from ner_service.terminal import console, refusals, say
 from ner_service.text.reading_order import OrderedPage, ordered
-from ner_service.types import OffsetUnit, OverlapPolicy, RecognizeOptions
+from ner_service.types import OffsetUnit, OverlapPolicy, Page, Recognition, RecognizeOptions
 
 app = typer.Typer(
     help="Recognise named entities, nested and scored.",
@@ -68,7 +68,9 @@ def serve(
 @app.command()
 def recognize(
     model: Model,
-    files: Annotated[list[Path] | None, typer.Argument(help="Texts, or JSON Lines; standard input if none.")] = None,
+    files: Annotated[
+        list[Path] | None, typer.Argument(help="Texts, JSON Lines, hOCR or ALTO; else standard input.")
+    ] = None,
     lines: Annotated[bool, typer.Option("--lines", help="Every line of a text file is a text.")] = False,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="File for the results.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on after the results that --output holds.")] = False,
@@ -119,19 +121,36 @@ def _results(
 ) -> Iterator[Mapping[str, object]]:
     while chunk := list(islice(inputs, TEXTS_AT_ONCE)):
         contents = [_as_read(item) for item in chunk]
-        texts_pages = [content if isinstance(content, str) else content.page for content in contents]
-        answers = recognizer.recognize(texts_pages, options)
-        for item, content, answer in zip(chunk, contents, answers, strict=True):
-            if isinstance(answer, NerServiceError):
-                yield {"id": item.id, "status": "error", "error": {"code": answer.code, "detail": str(answer)}}
-            elif isinstance(content, str):
-                yield text_result(item.id, content, answer.num_windows, answer.entities, unit)
+        answers = iter(
+            recognizer.recognize([_sent(read) for read in contents if not isinstance(read, DataError)], options)
+        )
+        for item, content in zip(chunk, contents, strict=True):
+            if isinstance(content, DataError):
+                yield _fault(item, content)
             else:
-                yield page_result(item.id, content, answer.num_windows, answer.entities)
+                yield _answer(item, content, next(answers), unit)
 
 
-def _as_read(item: Input) -> str | OrderedPage:
-    return item.content if isinstance(item.content, str) else ordered(item.content, item.order)
+def _as_read(item: Input) -> str | OrderedPage | DataError:
+    return ordered(item.content, item.order) if isinstance(item.content, Page) else item.content
+
+
+def _sent(content: str | OrderedPage) -> str | Page:
+    return content if isinstance(content, str) else content.page
+
+
+def _answer(
+    item: Input, content: str | OrderedPage, answer: Recognition | NerServiceError, unit: OffsetUnit
+) -> Mapping[str, object]:
+    if isinstance(answer, NerServiceError):
+        return _fault(item, answer)
+    if isinstance(content, str):
+        return text_result(item.id, content, answer.num_windows, answer.entities, unit)
+    return page_result(item.id, content, answer.num_windows, answer.entities)
+
+
+def _fault(item: Input, error: NerServiceError) -> Mapping[str, object]:
+    return {"id": item.id, "status": "error", "error": {"code": error.code, "detail": str(error)}}
 
 
 def _shown(results: Iterator[Mapping[str, object]], *, quiet: bool) -> Iterator[Mapping[str, object]]:

@@ -23,6 +23,9 @@ TEXTS = (
 )
 
 
+PAGE = {"id": "p", "words": ["Ada"], "boxes": [[0, 0, 1, 1]], "page": [9, 9]}
+
+
 def invoke(*arguments: object, stdin: str | bytes | None = None) -> Result:
     return CliRunner().invoke(app, [str(argument) for argument in arguments], input=stdin)
 
@@ -90,19 +93,76 @@ def test_pages_are_answered_as_over_http(tiny_bundle_folder: Path, tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    ("change", "expected"),
+    ("line", "reason"),
     [
-        ({"order": "down"}, "order: found 'down', expected 'reading' or 'given'"),
-        ({"boxes": []}, "boxes: found 0 boxes, expected 1, one for each word"),
-        ({"text": "Ada"}, "found both 'text' and 'words', expected one of them"),
+        ({**PAGE, "order": "down"}, "order: found 'down', expected 'reading' or 'given'"),
+        ({**PAGE, "ordr": "given"}, "found the key 'ordr', expected 'order'"),
+        ({**PAGE, "boxes": []}, "boxes: found 0 boxes, expected 1, one for each word"),
+        (
+            {**PAGE, "boxes": [[0, 0, 10, 1]]},
+            "boxes/0/2: box of word 0: found x1 = 10.0, expected at most 9.0, the page's width",
+        ),
+        ({**PAGE, "page": [0, 9]}, "page/0: found 0.0, expected a length above 0, at most 1e+09"),
+        ({"id": "p", "txt": "Bo"}, "text: missing; found the keys 'id', 'txt', expected 'text', or 'words' of a page"),
+        ({"id": "p", "text": 7}, "text: found 7, expected a string"),
+        ({"id": [1], "text": "London"}, "id: found [1], expected a string"),
     ],
 )
-def test_a_faulty_page_is_refused_with_its_line(
-    change: dict[str, Any], expected: str, tiny_bundle_folder: Path, tmp_path: Path
+def test_a_faulty_object_is_an_error_of_its_own(
+    line: dict[str, Any], reason: str, tiny_bundle_folder: Path, tmp_path: Path, expected: dict[str, Recognition]
 ) -> None:
+    path, output = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    lines = [{"text": TEXTS[0]}, line, PAGE, {"text": TEXTS[1]}]
+    path.write_text("".join(f"{json.dumps(line)}\n" for line in lines), encoding="utf-8")
+    output.write_text("{}\n", encoding="utf-8")  # of a run that was broken off just before the fault
+    for arguments in ([path, "-o", output, "--resume"], [path]):
+        result = invoke("recognize", "-m", tiny_bundle_folder, *arguments)
+        assert (result.exit_code, result.stderr) == (1, "1 without an answer; the results say why\n")
+    first, bad, page, last = results(result.stdout)
+    name = line["id"] if isinstance(line["id"], str) else None
+    assert bad == {"id": name, "status": "error", "error": {"code": "invalid_data", "detail": f"{path}:2: {reason}"}}
+    assert [spans(first), spans(last)] == [expected_spans(expected[text]) for text in TEXTS[:2]]
+    assert (page["status"], page["length"]) == ("ok", 1)
+    assert results(output.read_text(encoding="utf-8")) == [{}, bad, page, last]
+
+
+def test_a_text_with_words_is_a_text(
+    tiny_bundle_folder: Path, tmp_path: Path, expected: dict[str, Recognition]
+) -> None:
+    path = tmp_path / "in.jsonl"
+    path.write_text(json.dumps({"text": TEXTS[0], "words": TEXTS[0].split(), "page": 3, "ordr": 1}), encoding="utf-8")
+    [answer] = results(invoke("recognize", "-m", tiny_bundle_folder, path).stdout)
+    assert spans(answer) == expected_spans(expected[TEXTS[0]])
+
+
+def test_what_engines_write_is_read_page_by_page(tiny_bundle_folder: Path, tmp_path: Path) -> None:
+    """Whatever the name, the encoding and `--lines`; each answer is that of the same page as JSON."""
+    hocr, alto, web = tmp_path / "scan.hocr", tmp_path / "page.xml", tmp_path / "web.html"
+    words = (
+        "<span class='ocrx_word' title='bbox 0 0 30 10'>Ada</span> <i class='ocrx_word' title='bbox 40 0 90 10'>Bo</i>"
+    )
+    page = f"<html><body><div class='ocr_page' id='h1' title='bbox 0 0 99 50'>{words}</div><div class='ocr_page'></div>"
+    hocr.write_text(page, encoding="utf-8")
+    strings = "<String CONTENT='Zoë' HPOS='0' VPOS='0' WIDTH='30' HEIGHT='10'/>"
+    content = f"<alto><Page ID='a1' WIDTH='99' HEIGHT='50'>{strings}</Page></alto>"
+    alto.write_text(f"<?xml version='1.0' encoding='UTF-16'?>{content}", encoding="utf-16")
+    web.write_text("<html>Ada Lovelace</html>", encoding="utf-8")
+    lines = [
+        {"id": "h1", "words": ["Ada", "Bo"], "boxes": [[0, 0, 30, 10], [40, 0, 90, 10]], "page": [99, 50]},
+        {"id": "scan.hocr:2", "words": [], "boxes": [], "page": [1, 1]},
+        {"id": "a1", "words": ["Zoë"], "boxes": [[0, 0, 30, 10]], "page": [99, 50]},
+    ]
     path = tmp_path / "pages.jsonl"
-    path.write_text(json.dumps({"words": ["Ada"], "boxes": [[0, 0, 1, 1]], "page": [9, 9], **change}), encoding="utf-8")
-    assert refusal("recognize", "-m", tiny_bundle_folder, path) == f"{path}:1: {expected}"
+    path.write_text("".join(f"{json.dumps(line)}\n" for line in lines), encoding="utf-8")
+    model = ("recognize", "-m", tiny_bundle_folder, "--threshold", "0.3")
+    result = invoke(*model, hocr, alto, web)
+    assert result.exit_code == 0, result.stderr
+    *pages, text = results(result.stdout)
+    assert pages == results(invoke(*model, path).stdout)
+    assert [page["length"] for page in pages] == [2, 0, 1]
+    assert pages[0]["entities"]
+    assert (text["id"], text["length"]) == (str(web), 25)
+    assert results(invoke(*model, "--lines", hocr, alto).stdout) == pages
 
 
 def test_standard_input_is_one_text(tiny_bundle_folder: Path, expected: dict[str, Recognition]) -> None:
@@ -267,9 +327,7 @@ def test_files_that_cannot_be_read_or_written(tiny_bundle_folder: Path, tmp_path
     ("line", "reason"),
     [
         ("London", "found no valid JSON (Expecting value: line 1 column 1 (char 0)), expected an object"),
-        ('{"txt": "London"}', "text: missing; found the keys 'txt', expected a string"),
-        ('{"text": 7}', "text: found 7, expected a string"),
-        ('{"text": "London", "id": [1]}', "id: found [1], expected a string"),
+        ("[]", "the line: found [], expected an object"),
     ],
 )
 def test_a_bad_line_names_file_line_and_reason(

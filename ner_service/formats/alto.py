@@ -1,8 +1,8 @@
 """ALTO XML: what an OCR engine read, a document a page; no annotation.
 
 Words are the `String` elements, in the order of the file; those of no text are left out. A page without a size is as
-large as its words need. The id is the page's, or the file's name and the page's number. A file that declares entities
-is refused: none is ever expanded or fetched.
+large as its words need; a box that reaches over an edge of the page is cut there. The id is the page's, or the file's
+name and the page's number. A file that declares entities is refused: none is ever expanded or fetched.
 
 Source: loc.gov/standards/alto.
 """
@@ -14,8 +14,10 @@ from pathlib import Path
 from xml.parsers import expat
 
 from ner_service.formats.lines import Line, read_bytes
-from ner_service.formats.pages import Word, files_of, page_of
+from ner_service.formats.pages import Word, clipped, files_of, page_of
 from ner_service.types import Document
+
+SUFFIXES = (".xml", ".alto")
 
 
 def read(path: Path) -> Iterator[Document]:
@@ -24,7 +26,7 @@ def read(path: Path) -> Iterator[Document]:
     Raises:
         DataError: names the file and line, what was found and what was expected.
     """
-    for file in files_of(path, (".xml", ".alto")):
+    for file in files_of(path, SUFFIXES):
         yield from _Pages(file).read()
 
 
@@ -46,6 +48,8 @@ class _Pages:
             self.parser.Parse(read_bytes(self.path), True)
         except expat.ExpatError as error:
             raise Line(self.path, error.lineno, "").error(f"found no XML ({error}), expected ALTO") from None
+        except (LookupError, ValueError) as error:
+            raise self.line().error(f"found an encoding that is not read ({error}), expected UTF-8") from None
         return self.documents
 
     def start(self, name: str, attributes: dict[str, str]) -> None:
@@ -60,7 +64,7 @@ class _Pages:
             return
         sized = "WIDTH" in self.attributes and "HEIGHT" in self.attributes
         size = (self.number(self.attributes, "WIDTH"), self.number(self.attributes, "HEIGHT")) if sized else None
-        page = page_of(self.line(), self.words, size)
+        page = page_of(self.line(), clipped(self.words, size), size)
         name = self.attributes.get("ID") or f"{self.path.name}:{len(self.documents) + 1}"
         self.documents.append(Document(text=page.text, id=name, page=page))
 

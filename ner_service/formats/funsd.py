@@ -19,6 +19,7 @@ from ner_service.formats.pages import Word, box_of, files_of, page_of
 from ner_service.types import Document, Entity, words_to_codepoints
 
 OTHER = "other"
+SUFFIXES = (".json",)
 
 
 def read(path: Path) -> Iterator[Document]:
@@ -27,7 +28,7 @@ def read(path: Path) -> Iterator[Document]:
     Raises:
         DataError: names the file, the place in it, what was found and what was expected.
     """
-    for file in files_of(path, (".json",)):
+    for file in files_of(path, SUFFIXES):
         yield _document(read_whole(file))
 
 

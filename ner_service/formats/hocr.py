@@ -2,7 +2,8 @@
 
 A page is an element of class `ocr_page`, a word one of class `ocrx_word`; the `title` of each holds its `bbox`. Words
 of no text are left out. A page without a `bbox` is as large as its words need, one whose `bbox` does not begin at 0 is
-counted from there. The id is the page's, or the file's name and the page's number. A file that declares entities is
+counted from there; a word's box that reaches over an edge of the page is cut there. A word that does not end before the
+next one is refused. The id is the page's, or the file's name and the page's number. A file that declares entities is
 refused: none is ever expanded or fetched.
 
 Source: kba.github.io/hocr-spec.
@@ -16,10 +17,13 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 from ner_service.formats.lines import Line, read_whole
-from ner_service.formats.pages import Word, files_of, page_of
+from ner_service.formats.pages import Word, clipped, files_of, page_of
 from ner_service.types import Box, Document
 
 _BBOX = re.compile(r"(?:^|;)\s*bbox((?:\s+[-+.\w]+){4})\s*(?:;|$)")
+
+
+SUFFIXES = (".hocr", ".html", ".htm", ".xhtml")
 
 
 def read(path: Path) -> Iterator[Document]:
@@ -28,7 +32,7 @@ def read(path: Path) -> Iterator[Document]:
     Raises:
         DataError: names the file and line, what was found and what was expected.
     """
-    for file in files_of(path, (".hocr", ".html", ".htm", ".xhtml")):
+    for file in files_of(path, SUFFIXES):
         parser = _Pages(file)
         parser.feed(read_whole(file).text)
         parser.close()
@@ -43,21 +47,29 @@ class _Pages(HTMLParser):
         self.path = path
         self.pages: list[tuple[str | None, Line, Box | None, list[Word]]] = []
         self.text: list[str] | None = None
+        self.opened = self.line()
         self.box: Box | None = None
         self.tag = ""
         self.depth = 0
 
     def documents(self) -> Iterator[Document]:
+        if self.text is not None:
+            raise self.opened.error("found a word that goes on to the end of the file, expected its end")
         for number, (name, line, frame, words) in enumerate(self.pages, start=1):
             left, top, right, bottom = frame or (0.0, 0.0, 0.0, 0.0)
             moved = [(text, (x0 - left, y0 - top, x1 - left, y1 - top)) for text, (x0, y0, x1, y1) in words]
-            page = page_of(line, moved, (right - left, bottom - top) if frame else None)
+            size = (right - left, bottom - top) if frame else None
+            page = page_of(line, clipped(moved, size), size)
             yield Document(text=page.text, id=name or f"{self.path.name}:{number}", page=page)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         attributes = {name: value or "" for name, value in attrs}
         classes = attributes.get("class", "").split()
         if self.text is not None:
+            if {"ocr_page", "ocrx_word"} & set(classes):
+                raise self.opened.error(
+                    f"found a word that goes on to the next, in line {self.getpos()[0]}, expected its end"
+                )
             self.depth += tag == self.tag
         elif "ocr_page" in classes:
             self.pages.append((attributes.get("id") or None, self.line(), self.bbox(attributes.get("title", "")), []))
@@ -65,7 +77,7 @@ class _Pages(HTMLParser):
             self.box = self.bbox(attributes.get("title", ""))
             if self.box is None or not self.pages:
                 raise self.line().error("found a word without a bbox or a page, expected both")
-            self.text, self.tag, self.depth = [], tag, 1
+            self.text, self.opened, self.tag, self.depth = [], self.line(), tag, 1
 
     def handle_endtag(self, tag: str) -> None:
         if self.text is None or tag != self.tag:

@@ -1,17 +1,20 @@
-"""What is to be recognised: plain files, JSON Lines of texts and of pages, standard input. Knows no annotation."""
+"""What is to be recognised: plain files, JSON Lines of texts and of pages, what OCR engines write, standard input."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from ner_service.errors import DataError
-from ner_service.formats.checks import parse_json, read_identifier, take
+from ner_service.formats import read_documents
+from ner_service.formats.checks import parse_json, read_identifier
+from ner_service.formats.detection import page_format
 from ner_service.formats.lines import Line, read_lines
-from ner_service.formats.pages import page_of_record
+from ner_service.formats.pages import read_content
 from ner_service.types import Page, PageOrder
 
 STANDARD_INPUT = "standard input"
@@ -19,28 +22,31 @@ STANDARD_INPUT = "standard input"
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """A text or a page, and the name it is answered by; `order` is that of a page's words."""
+    """A text, a page, or why it is neither, and the name it is answered by; `order` is that of a page's words."""
 
     id: str | None
-    content: str | Page
+    content: str | Page | DataError
     order: PageOrder = "reading"
 
 
 def read_inputs(paths: Sequence[Path], *, lines: bool) -> Iterator[Input]:
     """What files hold, in order, or standard input where there is no file.
 
-    A file named `.jsonl` or `.jsonl.gz` holds an object a line, a text or a page as over HTTP; any other file is one
-    text, or with `lines` a text a line, empty lines included. Ids are the objects' own; else the file's name, with the
-    line's number.
+    A file named `.jsonl` or `.jsonl.gz` holds an object a line, a text or a page as over HTTP; a fault of an object is
+    its content. A file of hOCR or ALTO holds pages. Any other file is one text, or with `lines` a text a line, empty
+    lines included. Ids are the objects' or the pages' own; else the file's name, with the line's number.
 
     Raises:
-        DataError: a file cannot be read, or a line is not an object with a text or a page.
+        DataError: a file cannot be read, or a line of JSON Lines is no object.
     """
     if not paths:
         yield from _read_standard_input(lines=lines)
     for path in paths:
         if path.name.removesuffix(".gz").endswith(".jsonl"):
-            yield from _read_json_lines(path)
+            objects = (line for line in read_lines(path) if line.text.strip())
+            yield from (_input(line, parse_json(line, dict)) for line in objects)
+        elif path.is_file() and (format := page_format(path)) in ("hocr", "alto"):
+            yield from (Input(page.id, page.content) for page in read_documents(path, format))
         elif lines:
             yield from (Input(f"{path}:{line.number}", line.text) for line in read_lines(path))
         else:
@@ -56,19 +62,20 @@ def _read_standard_input(*, lines: bool) -> Iterator[Input]:
         yield Input(None, _decode(STANDARD_INPUT, number, content.removesuffix(b"\n").removesuffix(b"\r")))
 
 
-def _read_json_lines(path: Path) -> Iterator[Input]:
-    for line in read_lines(path):
-        if not line.text.strip():
-            continue
-        record = parse_json(line, dict)
-        yield Input(read_identifier(line, record), _content(line, record), _order(line, record))
-
-
-def _content(line: Line, record: dict[str, Any]) -> str | Page:
-    return page_of_record(line, record) if "words" in record else take(line, record, "text", str)
+def _input(line: Line, record: dict[str, Any]) -> Input:
+    name = None
+    try:
+        name = read_identifier(line, record)
+        content = read_content(line, record)
+        return Input(name, content, "reading" if isinstance(content, str) else _order(line, record))
+    except DataError as fault:
+        return Input(name, fault)
 
 
 def _order(line: Line, record: dict[str, Any]) -> PageOrder:
+    misspelt = get_close_matches("order", record, cutoff=0.8)
+    if misspelt and "order" not in record:
+        raise line.error(f"found the key {misspelt[0]!r}, expected 'order'")
     match record.get("order", "reading"):
         case "reading":
             return "reading"

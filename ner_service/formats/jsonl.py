@@ -1,10 +1,11 @@
 """JSON Lines: one document a line, `{"id", "text", "entities": [{"start", "end", "label"}]}`.
 
-A page has `words`, `boxes` (`[x0, y0, x1, y1]` of each) and `page` (`[width, height]`) in place of `text`.
+A page has `words`, `boxes` (`[x0, y0, x1, y1]` of each) and `page` (`[width, height]`) in place of `text`. Beside a
+`text` these three are metadata, as any other key of a document is.
 
 Offsets are code points, or a page's words, end exclusive. Optional: `id`, `annotated` (the labels that the annotators
 looked for), `flat` (true where they marked outermost mentions alone), in an entity `score` and `text` (its mention,
-checked). Any other key of a document is metadata.
+checked).
 """
 
 from __future__ import annotations
@@ -26,10 +27,11 @@ from ner_service.formats.checks import (
     to_json,
 )
 from ner_service.formats.lines import Line, read_lines, write_lines
-from ner_service.formats.pages import page_of_record
+from ner_service.formats.pages import read_content
 from ner_service.types import Document, Entity, Page, codepoints_to_words, words_to_codepoints
 
-_KEYS = ("id", "text", "words", "boxes", "page", "entities", "annotated", "flat")
+_TEXT_KEYS = ("id", "text", "entities", "annotated", "flat")
+_PAGE_KEYS = (*_TEXT_KEYS, "words", "boxes", "page")
 
 
 def read(path: Path) -> Iterator[Document]:
@@ -53,19 +55,24 @@ def write(documents: Iterable[Document], path: Path) -> None:
 
 
 def _document(line: Line, record: dict[str, Any]) -> Document:
-    page = page_of_record(line, record) if "words" in record else None
-    text = page.text if page else check_unicode(line, take(line, record, "text", str))
+    content = read_content(line, record)
+    page, text = (None, check_unicode(line, content)) if isinstance(content, str) else (content, content.text)
     items = take(line, record, "entities", list)
-    entities = in_order(_entity(line, page or text, item, f"entities[{index}]") for index, item in enumerate(items))
+    entities = in_order(_entity(line, content, item, f"entities[{index}]") for index, item in enumerate(items))
     return Document(
         text=text,
         entities=entities,
         id=read_identifier(line, record),
         annotated=_annotated(line, record.get("annotated"), entities),
         flat=_flat(line, record.get("flat", False)),
-        metadata={key: value for key, value in record.items() if key not in _KEYS},
+        metadata={key: value for key, value in record.items() if key not in _keys(page)},
         page=page,
     )
+
+
+def _keys(page: Page | None) -> tuple[str, ...]:
+    """The keys that are no metadata."""
+    return _TEXT_KEYS if page is None else _PAGE_KEYS
 
 
 def _entity(line: Line, content: str | Page, item: object, where: str) -> Entity:
@@ -75,7 +82,7 @@ def _entity(line: Line, content: str | Page, item: object, where: str) -> Entity
     label = take(line, record, "label", str, where)
     score = record.get("score")
     if score is not None:
-        score = float(expect(line, score, int if isinstance(score, int) else float, f"{where}.score"))
+        score = float(expect(line, score, int if type(score) is int else float, f"{where}.score"))
     mention = expect(line, record["text"], str, f"{where}.text") if "text" in record else None
     if isinstance(content, str):
         return check_entity(line, content, Entity(start, end, label, score), where, mention)
@@ -105,9 +112,10 @@ def _flat(line: Line, value: object) -> bool:
 
 def _line(path: Path, index: int, document: Document) -> str:
     check_writable(path, index, document, partial=True)
-    clash = [key for key in document.metadata if key in _KEYS]
+    keys = _keys(document.page)
+    clash = [key for key in document.metadata if key in keys]
     if clash:
-        raise refuse(path, index, f"found metadata {clash[0]!r}, expected other keys than {', '.join(_KEYS)}")
+        raise refuse(path, index, f"found metadata {clash[0]!r}, expected other keys than {', '.join(keys)}")
     record: dict[str, object] = {} if document.id is None else {"id": document.id}
     record |= {"text": document.text} if document.page is None else _page_record(document.page)
     record["entities"] = [_item(path, index, document, entity) for entity in document.entities]

@@ -50,14 +50,14 @@ def read_whole(path: Path) -> Line:
     return Line(path, None, "\n".join(line.text for line in read_lines(path)))
 
 
-def read_bytes(path: Path) -> bytes:
-    """A file as it is, unpacked: for formats that name their own encoding.
+def read_bytes(path: Path, size: int = -1) -> bytes:
+    """A file as it is, unpacked, or its first bytes: for formats that name their own encoding.
 
     Raises:
         DataError: no readable file, or damaged gzip.
     """
     with _faults_named(path), _open(path) as file:
-        return file.read()
+        return file.read(size)
 
 
 def write_lines(path: Path, lines: Iterable[str]) -> None:

@@ -29,14 +29,26 @@ def page_of(line: Line, words: Sequence[Word], size: tuple[float, float] | None)
         raise line.error(str(error)) from error
 
 
-def page_of_record(line: Line, record: dict[str, Any]) -> Page:
-    """The page of a JSON object with `words`, `boxes` and `page`.
+def clipped(words: Iterable[Word], size: tuple[float, float] | None) -> list[Word]:
+    """The words, their boxes cut to the page: engines round, and then a box reaches over an edge.
+
+    A box that lies beside the page, or has a number that is not finite, stays as it is, for `page_of` to refuse.
+    """
+    width, height = size or (math.inf, math.inf)
+    return [(text, _clipped(box, width, height)) for text, box in words]
+
+
+def read_content(line: Line, record: dict[str, Any]) -> str | Page:
+    """The text of a JSON object with `text`, else the page of one with `words`, `boxes` and `page`.
 
     Raises:
         DataError: names what is wrong, and the word.
     """
     if "text" in record:
-        raise line.error("found both 'text' and 'words', expected one of them")
+        return take(line, record, "text", str)
+    if "words" not in record:
+        found = ", ".join(map(repr, record)) or "none"
+        raise line.error(f"text: missing; found the keys {found}, expected 'text', or 'words' of a page")
     words = [expect(line, word, str, f"words[{index}]") for index, word in enumerate(take(line, record, "words", list))]
     items = take(line, record, "boxes", list)
     if len(items) != len(words):
@@ -56,7 +68,7 @@ def numbers(line: Line, value: object, count: int, where: str) -> tuple[float, .
     if len(items) != count:
         raise line.error(f"{where}: found {len(items)} numbers, expected {count}")
     for index, item in enumerate(items):
-        expect(line, item, int if isinstance(item, int) else float, f"{where}[{index}]")
+        expect(line, item, int if type(item) is int else float, f"{where}[{index}]")
     return tuple(_as_float(item) for item in items)
 
 
@@ -82,7 +94,7 @@ def spread(text: str, box: Box) -> Iterator[Word]:
 
 
 def files_of(path: Path, suffixes: Iterable[str]) -> list[Path]:
-    """The file, or the folder's files with one of the suffixes, plain or gzipped, by name.
+    """The file, or the folder's files with one of the suffixes, plain or gzipped, by name; hidden ones are left out.
 
     Raises:
         DataError: a folder without such a file.
@@ -90,10 +102,18 @@ def files_of(path: Path, suffixes: Iterable[str]) -> list[Path]:
     if not path.is_dir():
         return [path]
     wanted = tuple(suffixes)
-    files = sorted(file for file in path.iterdir() if file.name.lower().removesuffix(".gz").endswith(wanted))
+    named = (file for file in path.iterdir() if file.name.lower().removesuffix(".gz").endswith(wanted))
+    files = sorted(file for file in named if not file.name.startswith("."))
     if not files:
         raise DataError(path, None, f"found no file in the folder, expected some that end in {', '.join(wanted)}")
     return files
+
+
+def _clipped(box: Box, width: float, height: float) -> Box:
+    x0, y0, x1, y1 = box
+    if not all(map(math.isfinite, box)) or min(x1, y1) < 0 or x0 > width or y0 > height:
+        return box
+    return max(x0, 0.0), max(y0, 0.0), min(x1, width), min(y1, height)
 
 
 def _as_float(number: int | float) -> float:

@@ -19,11 +19,12 @@ from ner_service.errors import DataError
 from ner_service.formats.checks import expect, in_order, parse_json
 from ner_service.formats.lines import Line, read_lines, read_whole
 from ner_service.formats.pages import Word, files_of, page_of, spread
-from ner_service.types import Document, Entity, Page, words_to_codepoints
+from ner_service.types import MAX_LENGTH, Document, Entity, Page, words_to_codepoints
 
 BOXES = "box"
 KEYS = ("key", "entities")
 LAST = "total"
+_KEY_SUFFIXES = (".json", ".txt", ".json.gz", ".txt.gz")
 _NUM_CORNERS = 8
 
 
@@ -38,8 +39,9 @@ def read(path: Path) -> Iterator[Document]:
     for file in files_of(path / BOXES, (".csv", ".txt")):
         words = [word for line in read_lines(file) if line.text.strip() for word in _words(line)]
         page = page_of(Line(file, None, ""), words, None)
-        whole = read_whole(_key_file(path, file.stem))
-        yield _document(file.stem, page, whole, parse_json(whole, dict))
+        name = file.with_name(file.name.removesuffix(".gz")).stem
+        whole = read_whole(_key_file(path, name))
+        yield _document(name, page, whole, parse_json(whole, dict))
 
 
 def _document(name: str, page: Page, whole: Line, values: Mapping[str, Any]) -> Document:
@@ -60,7 +62,7 @@ def _document(name: str, page: Page, whole: Line, values: Mapping[str, Any]) -> 
 
 
 def _key_file(path: Path, name: str) -> Path:
-    candidates = [path / folder / f"{name}{suffix}" for folder in KEYS for suffix in (".json", ".txt")]
+    candidates = [path / folder / f"{name}{suffix}" for folder in KEYS for suffix in _KEY_SUFFIXES]
     for file in candidates:
         if file.is_file():
             return file
@@ -75,6 +77,9 @@ def _words(line: Line) -> Iterator[Word]:
         raise line.error(f"found {error}, expected {_NUM_CORNERS} numbers and a text, with commas between") from None
     if len(fields) <= _NUM_CORNERS:
         raise line.error(f"found {len(fields)} fields, expected {_NUM_CORNERS} numbers and a text")
+    for corner in corners:
+        if not 0 <= corner <= MAX_LENGTH:
+            raise line.error(f"found the corner {corner}, expected a number from 0 to {MAX_LENGTH:g}")
     xs, ys = corners[::2], corners[1::2]
     return spread(fields[_NUM_CORNERS], (min(xs), min(ys), max(xs), max(ys)))
 

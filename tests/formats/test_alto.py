@@ -50,10 +50,27 @@ def test_pages_without_a_name_or_a_size(tmp_path: Path, attributes: str) -> None
     assert [document.page and document.page.size for document in documents] == [(90, 15), (200, 100)]
 
 
-def test_other_encodings_and_gzip(tmp_path: Path) -> None:
-    content = alto(page(WORDS.replace("&#252;", "ü"))).replace("UTF-8", "ISO-8859-1").encode("latin-1")
-    assert [document.text for document in read(tmp_path, content, "alto")] == ["Frühling <1899>"]
+@pytest.mark.parametrize("format", ["auto", "alto"])
+@pytest.mark.parametrize("encoding", ["ISO-8859-1", "UTF-16", "UTF-8-SIG"])
+def test_other_encodings_and_gzip(tmp_path: Path, encoding: str, format: str) -> None:
+    declared = encoding.removesuffix("-SIG")
+    content = alto(page(WORDS.replace("&#252;", "ü"))).replace("UTF-8", declared).encode(encoding)
+    assert [document.text for document in read(tmp_path, content, format)] == ["Frühling <1899>"]
     assert read(tmp_path, gzip.compress(alto(page()).encode())) == read(tmp_path, alto(page()))
+
+
+@pytest.mark.parametrize("encoding", ["gbk", "shift_jis", "nonsense"])
+@pytest.mark.parametrize("format", ["auto", "alto"])
+def test_an_encoding_that_is_not_read_is_named(tmp_path: Path, encoding: str, format: str) -> None:
+    with pytest.raises(DataError, match=r"scan\.xml:1: found an encoding that is not read \(.*\), expected UTF-8"):
+        read(tmp_path, alto(page()).replace("UTF-8", encoding), format)
+
+
+def test_a_box_that_reaches_over_an_edge_is_cut_there(tmp_path: Path) -> None:
+    words = "<String CONTENT='a' HPOS='-0.5' VPOS='90' WIDTH='201' HEIGHT='10.001'/>"
+    [document] = read(tmp_path, alto(page(words)))
+    assert document.page is not None
+    assert document.page.boxes == ((0, 90, 200, 100),)
 
 
 @pytest.mark.parametrize(
@@ -65,8 +82,12 @@ def test_other_encodings_and_gzip(tmp_path: Path) -> None:
             "3: HEIGHT: found 'x', expected a number",
         ),
         (
-            alto(page("\n<String CONTENT='a' HPOS='199' VPOS='1' WIDTH='2' HEIGHT='1'/>")),
-            "4: boxes/0/2: box of word 0: found x1 = 201.0, expected at most 200.0",
+            alto(page("\n<String CONTENT='a' HPOS='201' VPOS='1' WIDTH='2' HEIGHT='1'/>")),
+            "4: boxes/0/0: box of word 0: found x0 = 201.0, expected at most 200.0",
+        ),
+        (
+            alto(page("<String CONTENT='a' HPOS='1' VPOS='1' WIDTH='inf' HEIGHT='1'/>")),
+            "3: boxes/0/2: box of word 0: found x1 = inf, expected a finite number",
         ),
         (alto(page()).replace("</Layout>", ""), r"6: found no XML \(mismatched tag.*\), expected ALTO"),
         (alto(page()).replace("</alto>", ""), r"found no XML \(no element found.*\), expected ALTO"),

@@ -45,7 +45,18 @@ def test_a_folder_is_read_by_name(tmp_path: Path) -> None:
     for name in ("b", "a", "c"):
         read(tmp_path / f"{name}.json")
     (tmp_path / "readme.txt").write_text("none of them")
+    (tmp_path / "LICENSE").write_text("nor this")
+    for name in (".DS_Store", ".gitkeep", "._a.json"):
+        (tmp_path / name).write_bytes(b"\0\0\0\1Bud1\xff")
     assert [document.id for document in read_documents(tmp_path)] == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("begin", ['{"form": [', '{ "form" :\n[', '\n{\n\n"form": ['])
+def test_a_form_is_told_by_how_it_begins(tmp_path: Path, begin: str) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(f"{begin}\n{json.dumps(FORM[0])}\n]}}\n", encoding="utf-8")
+    [document] = read_documents(path)
+    assert document.text == "Name:"
 
 
 @pytest.mark.parametrize(

@@ -58,12 +58,36 @@ def test_a_page_that_does_not_begin_at_0_and_one_without_a_box(tmp_path: Path) -
         (WORDS, "2: found a word without a bbox or a page, expected both"),
         (page("\n<b class='ocrx_word'>a</b>"), "4: found a word without a bbox or a page, expected both"),
         (page("<b class='ocrx_word' title='bbox 1 2 x 4'>a</b>"), "3: bbox: found could not convert .*, expected four"),
-        (page("<b class='ocrx_word' title='bbox 1 2 201 4'>a</b>"), "3: boxes/0/2: .* expected at most 200.0"),
+        (page("<b class='ocrx_word' title='bbox 201 2 202 4'>a</b>"), "3: boxes/0/0: .* expected at most 200.0"),
+        (
+            page("<b class='ocrx_word' title='bbox 1 2 3 4'>a\n<b class='ocrx_word' title='bbox 1 2 3 4'>b</b>"),
+            "3: found a word that goes on to the next, in line 4, expected its end",
+        ),
+        (
+            page("<i class='ocrx_word' title='bbox 1 2 3 4'>a") + page(),
+            "3: found a word that goes on to the next, in line 4, expected its end",
+        ),
+        (
+            page("\n<i class='ocrx_word' title='bbox 1 2 3 4'>a"),
+            "4: found a word that goes on to the end of the file, expected its end",
+        ),
     ],
 )
 def test_faults_name_the_line(tmp_path: Path, content: str, detail: str) -> None:
     with pytest.raises(DataError, match=rf"scan\.hocr:{detail}"):
         read(tmp_path, HEAD + content if content is not WORDS else f"<html>{content}", "hocr")
+
+
+def test_a_box_that_reaches_over_an_edge_is_cut_there(tmp_path: Path) -> None:
+    words = "<b class='ocrx_word' title='bbox 9 5 101 15'>a</b>"
+    [document] = read(tmp_path, hocr(page(words, "title='bbox 10 5 100 100'")))
+    assert document.page is not None
+    assert document.page.boxes == ((0, 0, 90, 10),)
+
+
+def test_a_page_of_html_alone_is_none(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"scan\.hocr:1: found '<!DOCTYPE .*, expected ALTO XML or hOCR"):
+        read(tmp_path, hocr())
 
 
 def test_entities_are_refused(tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ def test_a_number_for_an_id_and_a_score(tmp_path: Path) -> None:
         ("{", "found no valid JSON"),
         ("[" * 100_000, "found no valid JSON"),
         ("[]", r"the line: found \[\], expected an object"),
-        ({"entities": []}, "text: missing; found the keys 'entities', expected a string"),
+        ({"entities": []}, "text: missing; found the keys 'entities', expected 'text', or 'words' of a page"),
         ({"text": "a"}, "entities: missing; found the keys 'text', expected a list"),
         (GOOD | {"text": 3}, "text: found 3, expected a string"),
         (GOOD | {"text": "Ann \ud800 Beijing"}, r"text: found a lone surrogate U\+D800 at character 4"),
@@ -78,6 +78,10 @@ def test_a_number_for_an_id_and_a_score(tmp_path: Path) -> None:
         (
             GOOD | {"entities": [{"start": 0, "end": 3, "label": "x", "score": "1"}]},
             'score: found "1", expected a number',
+        ),
+        (
+            GOOD | {"entities": [{"start": 0, "end": 3, "label": "x", "score": True}]},
+            "score: found True, expected a number",
         ),
         (GOOD | {"flat": 1}, "flat: found 1, expected true or false"),
         (GOOD | {"annotated": "person"}, 'annotated: found "person", expected a list'),

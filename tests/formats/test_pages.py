@@ -44,6 +44,19 @@ def test_a_line_with_words_is_a_page(tmp_path: Path) -> None:
     assert (found.id, found.metadata) == ("form", {"genre": "receipt"})
 
 
+@pytest.mark.parametrize(
+    "extra", [{"page": 3, "boxes": "x"}, {"words": ["Total", "9.50"]}, {"words": ["a"], "boxes": [], "page": None}]
+)
+def test_beside_a_text_words_boxes_and_page_are_metadata(tmp_path: Path, extra: dict[str, Any]) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps({"text": "Total 9.50", "entities": [], **extra}), encoding="utf-8")
+    [document] = read_documents(path)
+    assert (document.text, document.page, document.metadata) == ("Total 9.50", None, extra)
+    write_documents([document], path)
+    [again] = read_documents(path)
+    assert (again, again.metadata) == (document, extra)
+
+
 @given(st.lists(page_documents() | documents(), min_size=1, max_size=3))
 def test_round_trip_of_pages_and_texts(batch: list[Document]) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -58,7 +71,7 @@ BOX = [0, 0, 1, 1]
 @pytest.mark.parametrize(
     ("changes", "detail"),
     [
-        ({"text": "Total"}, "found both 'text' and 'words', expected one of them"),
+        ({"words": None}, "text: missing; found the keys 'id', 'boxes', .*, expected 'text', or 'words' of a page"),
         ({"words": "Total"}, 'words: found "Total", expected a list'),
         ({"words": ["a", 2, "c"]}, r"words\[1\]: found 2, expected a string"),
         ({"words": ["a", "", "c"]}, "words/1: word 1: found an empty word"),
@@ -66,7 +79,7 @@ BOX = [0, 0, 1, 1]
         ({"boxes": [BOX]}, "boxes: found 1 boxes, expected 3, one for each word"),
         ({"boxes": [BOX, [0, 0, 1], BOX]}, r"boxes\[1\]: found 3 numbers, expected 4"),
         ({"boxes": [BOX, [0, "0", 1, 1], BOX]}, r"boxes\[1\]\[1\]: found \"0\", expected a number"),
-        ({"boxes": [BOX, [0, 0, True, 1], BOX]}, r"boxes\[1\]\[2\]: found True, expected a whole number"),
+        ({"boxes": [BOX, [0, 0, True, 1], BOX]}, r"boxes\[1\]\[2\]: found True, expected a number"),
         ({"boxes": [BOX, BOX, [0, 0, 10**400, 1]]}, "boxes/2/2: box of word 2: found x1 = inf"),
         ({"boxes": [BOX, [0, 0, float("nan"), 1], BOX]}, "boxes/1/2: box of word 1: found x1 = nan"),
         ({"boxes": [BOX, BOX, [0, -1, 1, 1]]}, "boxes/2/1: box of word 2: found y0 = -1.0, expected 0 or more"),
@@ -98,6 +111,10 @@ def test_what_a_page_cannot_say_is_not_written(tmp_path: Path) -> None:
         DataError, match=r"document 1: found Entity\(start=1, .* expected the code points of whole words"
     ):
         write_documents([torn], tmp_path / "a.jsonl")
+    with pytest.raises(
+        DataError, match=r"document 1: found metadata 'text', expected other keys than id, text, .* page"
+    ):
+        write_documents([Document(page.text, page=page, metadata={"text": "Ada"})], tmp_path / "a.jsonl")
     scattered = Document(page.text, page=page, scattered=(Entity(0, 8, "PER"),))
     with pytest.raises(DataError, match="document 1: found mentions scattered over a page"):
         write_documents([scattered], tmp_path / "a.jsonl")
@@ -117,7 +134,7 @@ def test_a_folder_without_a_page_is_refused(tmp_path: Path, format: str) -> None
 
 
 def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="found an empty folder, expected a file a page"):
+    with pytest.raises(DataError, match=r"found no file in the folder, expected some that end in \."):
         list(read_documents(tmp_path))
 
 

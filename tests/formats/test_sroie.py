@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 
@@ -44,6 +45,14 @@ def test_values_are_found_among_the_words(tmp_path: Path, keys: str) -> None:
     assert total.end == len(document.text), "the last place, not the first"
 
 
+def test_gzipped_files_are_the_same(tmp_path: Path) -> None:
+    plain = list(read_documents(write(tmp_path)))
+    for file in (tmp_path / "box" / "007.csv", tmp_path / "key" / "007.json"):
+        file.with_name(f"{file.name}.gz").write_bytes(gzip.compress(file.read_bytes()))
+        file.unlink()
+    assert list(read_documents(tmp_path)) == plain
+
+
 def test_words_share_the_width_of_their_line(tmp_path: Path) -> None:
     """13 characters on 100: 'BAKERY' begins with the eighth."""
     [document] = read_documents(write(tmp_path))
@@ -63,7 +72,13 @@ def test_a_value_that_is_nowhere_leaves_its_label_unknown(tmp_path: Path) -> Non
     [
         (("1,2,3,4,5,6,7,8",), VALUES, r"box/007\.csv:1: found 8 fields, expected 8 numbers and a text"),
         ((LINES[0], "1,2,x,4,5,6,7,8,a"), VALUES, r"box/007\.csv:2: found could not convert .*'x', expected 8 numbers"),
-        (("-1,0,9,0,9,9,-1,9,a",), VALUES, r"box/007\.csv: boxes/0/0: box of word 0: found x0 = -1.0"),
+        (
+            (LINES[0], "-1,0,9,0,9,9,-1,9,a"),
+            VALUES,
+            r"box/007\.csv:2: found the corner -1.0, expected a number from 0 to 1e\+09",
+        ),
+        (("", "1,0,9,0,nan,9,1,9,a"), VALUES, r"box/007\.csv:2: found the corner nan, expected a number from 0"),
+        (("1,0,9,0,9,inf,1,9,a",), VALUES, r"box/007\.csv:1: found the corner inf, expected a number from 0"),
         (LINES, ["total"], r"key/007\.json: the line: found \['total'\], expected an object"),
         (LINES, {"total": 3.2}, r"key/007\.json: total: found 3.2, expected a string"),
     ],
