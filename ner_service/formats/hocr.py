@@ -67,9 +67,7 @@ class _Pages(HTMLParser):
         classes = attributes.get("class", "").split()
         if self.text is not None:
             if {"ocr_page", "ocrx_word"} & set(classes):
-                raise self.opened.error(
-                    f"found a word that goes on to the next, in line {self.getpos()[0]}, expected its end"
-                )
+                raise self.opened.error(f"found a word that goes on to line {self.getpos()[0]}, expected its end")
             self.depth += tag == self.tag
         elif "ocr_page" in classes:
             self.pages.append((attributes.get("id") or None, self.line(), self.bbox(attributes.get("title", "")), []))

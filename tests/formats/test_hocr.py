@@ -61,11 +61,11 @@ def test_a_page_that_does_not_begin_at_0_and_one_without_a_box(tmp_path: Path) -
         (page("<b class='ocrx_word' title='bbox 201 2 202 4'>a</b>"), "3: boxes/0/0: .* expected at most 200.0"),
         (
             page("<b class='ocrx_word' title='bbox 1 2 3 4'>a\n<b class='ocrx_word' title='bbox 1 2 3 4'>b</b>"),
-            "3: found a word that goes on to the next, in line 4, expected its end",
+            "3: found a word that goes on to line 4, expected its end",
         ),
         (
             page("<i class='ocrx_word' title='bbox 1 2 3 4'>a") + page(),
-            "3: found a word that goes on to the next, in line 4, expected its end",
+            "3: found a word that goes on to line 4, expected its end",
         ),
         (
             page("\n<i class='ocrx_word' title='bbox 1 2 3 4'>a"),
