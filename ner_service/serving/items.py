@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, WithJsonSchema
 
-from ner_service.types import PageOrder
+from ner_service.types import MAX_LENGTH, PageOrder
 
 # Pydantic puts these into the place of a fault; they are no part of the body.
 _TEXT, _TEXT_ITEM, _PAGE_ITEM, _IMAGE_ITEM, _LIST = "<text>", "<text item>", "<page>", "<image>", "<list>"
@@ -33,7 +33,8 @@ class TextItem(Strict):
 _NUMBER = {"type": "number", "minimum": 0}
 _WORDS = {"type": "array", "items": {"type": "string", "minLength": 1}}
 _BOXES = {"type": "array", "items": {"type": "array", "items": _NUMBER, "minItems": 4, "maxItems": 4}}
-_SIZE = {"type": "array", "items": _NUMBER, "minItems": 2, "maxItems": 2}
+_SIDE = {"type": "number", "exclusiveMinimum": 0, "maximum": MAX_LENGTH}
+_SIZE = {"type": "array", "items": _SIDE, "minItems": 2, "maxItems": 2}
 
 
 class PageItem(Strict):

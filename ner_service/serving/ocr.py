@@ -18,12 +18,14 @@ import rapidocr
 from PIL import Image, ImageOps
 
 from ner_service.errors import ConfigError
-from ner_service.serving.images import InvalidImageError
+from ner_service.serving.images import InvalidImageError, check_size
 from ner_service.types import Box, Page
 
 _FORMATS = ("PNG", "JPEG")
 # What Pillow raises on files that are damaged in one way or another.
-_DAMAGES = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
+_DAMAGES = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
+# `check_size` is the one limit: Pillow's own would warn of what the settings allow.
+Image.MAX_IMAGE_PIXELS = None
 _PARTS = {"Det": "*_det_*.onnx", "Cls": "*_cls_*.onnx", "Rec": "*_rec_*.onnx"}
 
 
@@ -32,12 +34,14 @@ class RapidOcr:
 
     Args:
         num_threads: threads of one image; None takes all cores.
+        max_pixels: the most that an image may have.
 
     Raises:
         ConfigError: the installed package comes without its models.
     """
 
-    def __init__(self, num_threads: int | None) -> None:
+    def __init__(self, num_threads: int | None, max_pixels: int) -> None:
+        self._max_pixels = max_pixels
         folder = Path(rapidocr.__file__).parent / "models"
         models = {f"{part}.model_path": _only(folder, pattern) for part, pattern in _PARTS.items()}
         threads = {} if num_threads is None else {"EngineConfig.onnxruntime.intra_op_num_threads": num_threads}
@@ -51,9 +55,9 @@ class RapidOcr:
         """The words of an image that is turned as its EXIF data say.
 
         Raises:
-            InvalidImageError: a damaged file.
+            InvalidImageError: a damaged file, or an image that is too large or too narrow.
         """
-        pixels = _pixels(image)
+        pixels = _pixels(image, self._max_pixels)
         height, width = pixels.shape[:2]
         words = [(word.strip(), _clipped(corners, width, height)) for word, corners in self._words_of(pixels)]
         kept = [(word, box) for word, box in words if word]
@@ -66,15 +70,28 @@ class RapidOcr:
             yield from ((word, corners) for line in found.word_results for word, _, corners in line)
 
 
-def _pixels(image: bytes) -> npt.NDArray[np.uint8]:
-    """Height, width, and blue, green, red, as OpenCV has them; what is transparent is white."""
+def _pixels(image: bytes, max_pixels: int) -> npt.NDArray[np.uint8]:
+    """Height, width, and blue, green, red, as OpenCV has them; what is transparent is white.
+
+    Raises:
+        InvalidImageError: a damaged file, or an image that is too large or too narrow.
+    """
     try:
         with Image.open(io.BytesIO(image), formats=_FORMATS) as opened:
-            upright = ImageOps.exif_transpose(opened).convert("RGBA")
+            # Nothing is decoded yet. A file can be written so that its first bytes tell of another size than this.
+            check_size(opened.size, max_pixels)
+            upright = _eight_bits(ImageOps.exif_transpose(opened)).convert("RGBA")
     except _DAMAGES:
         raise InvalidImageError("found a damaged file, expected a whole PNG or JPEG") from None
     paper = Image.new("RGBA", upright.size, "white")
     return np.asarray(Image.alpha_composite(paper, upright).convert("RGB"))[:, :, ::-1].copy()
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """A grey image of 16 bits as one of 8, which is what Pillow itself makes of colours; any other as it is."""
+    if not image.mode.startswith("I"):
+        return image
+    return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
 
 
 def _clipped(corners: Iterable[tuple[float, float]], width: int, height: int) -> Box:

@@ -34,7 +34,7 @@ from ner_service.errors import (
     TooManyCandidatesError,
 )
 from ner_service.serving.batcher import ClosedError, DeadlineError, ModelDiedError, QueueFullError
-from ner_service.serving.images import ImagesOffError, InvalidImageError
+from ner_service.serving.images import ImagesOffError, InvalidImageError, TooManyImagesError
 from ner_service.serving.json_text import InvalidJsonError, json_bytes
 
 MEDIA_TYPE = "application/problem+json"
@@ -148,6 +148,7 @@ _STATUS: Mapping[type[NerServiceError], int] = {
     InvalidPageError: HTTPStatus.UNPROCESSABLE_ENTITY,
     InvalidImageError: HTTPStatus.UNPROCESSABLE_ENTITY,
     ImagesOffError: HTTPStatus.CONFLICT,
+    TooManyImagesError: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     TextTooLongError: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     TooManyCandidatesError: HTTPStatus.UNPROCESSABLE_ENTITY,
     InferenceError: HTTPStatus.INTERNAL_SERVER_ERROR,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,8 +17,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
 from ner_service.errors import InferenceError, NerServiceError, TextTooLongError
+from ner_service.serving.batcher import DeadlineError, Outcome
 from ner_service.serving.contents import Content, ordered_page, page_of_image
-from ner_service.serving.images import ImageReader, ImagesOffError
+from ner_service.serving.images import ImageAnswer, ImageReader, ImagesOffError
 from ner_service.serving.items import ImageItem, Item, PageItem, TextItem
 from ner_service.serving.json_text import json_bytes
 from ner_service.serving.registry import ServedModel, Vectors, WindowTask
@@ -34,6 +36,7 @@ A = TypeVar("A")
 _IMAGES_OFF = "found an image, expected a text or a page with words and boxes: this service reads no images (NER_OCR)"
 
 _ReadImages = Iterator[Page | NerServiceError]
+_NO_IMAGES: Outcome[ImageAnswer] = Outcome(answers=[], queue_s=0.0, inference_s=0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,12 +145,13 @@ class Reader:
         # Overload is refused before anything is done for the request.
         model.batcher.check_room(1)
         images = await self._read_images(items)
-        loop = asyncio.get_running_loop()
-        encoded = await loop.run_in_executor(self._threads, self._encode, model, items, images, one_window)
+        # One deadline bounds all the waiting of a request; what is worked on for it does not count.
+        wait_s = self._settings.deadline_s - images.queue_s
+        encoded = await self._encode(model, items, iter(images.answers), one_window, wait_s)
         windows = [window for each in encoded if isinstance(each.windows, list) for window in each.windows]
         lengths = [len(window.encoding) for window in windows]
         tasks = [WindowTask(window.encoding, cutoffs) for window in windows]
-        outcome = await model.batcher.answer(tasks, lengths, self._settings.deadline_s)
+        outcome = await model.batcher.answer(tasks, lengths, wait_s)
         stream = iter(outcome.answers)
         num_characters = sum(each.num_characters for each in encoded)
         return Reading(
@@ -159,17 +163,36 @@ class Reader:
             inference_s=outcome.inference_s,
         )
 
-    async def _read_images(self, items: Sequence[Item]) -> _ReadImages:
+    async def _read_images(self, items: Sequence[Item]) -> Outcome[ImageAnswer]:
         """The page or the error of every image among the items, in their order."""
         images = [item.image for item in items if isinstance(item, ImageItem)]
-        if self._images is None:
-            return iter([ImagesOffError(_IMAGES_OFF) for _ in images])
-        return iter(await self._images.read(images))
+        if self._images is None or not images:
+            return _NO_IMAGES
+        return await self._images.read(images)
 
-    def _encode(
-        self, model: ServedModel, items: Sequence[Item], images: _ReadImages, one_window: bool
+    async def _encode(
+        self, model: ServedModel, items: Sequence[Item], images: _ReadImages, one_window: bool, wait_s: float
     ) -> list[_Encoded]:
-        return [self._encode_item(model, item, images, one_window) for item in items]
+        """Every item's windows. An item that was begun is finished: the rest is left when the client or the time goes.
+
+        Raises:
+            DeadlineError: not all were begun within `wait_s`.
+        """
+        loop = asyncio.get_running_loop()
+        given_up = threading.Event()
+        timer = loop.call_later(wait_s, given_up.set)
+
+        def encode() -> list[_Encoded]:
+            return [self._encode_item(model, item, images, one_window) for item in items if not given_up.is_set()]
+
+        try:
+            encoded = await loop.run_in_executor(self._threads, encode)
+        finally:
+            timer.cancel()
+            given_up.set()
+        if len(encoded) < len(items):
+            raise DeadlineError(f"at the deadline {len(encoded)} of {len(items)} inputs were ready for the model")
+        return encoded
 
     def _encode_item(self, model: ServedModel, item: Item, images: _ReadImages, one_window: bool) -> _Encoded:
         content: Content | NerServiceError
@@ -189,6 +212,8 @@ class Reader:
             case PageItem():
                 return ordered_page(item, self._settings.max_words)
             case ImageItem():
+                if self._images is None:
+                    raise ImagesOffError(_IMAGES_OFF)
                 page = next(images)
                 if isinstance(page, NerServiceError):
                     raise page

@@ -43,6 +43,9 @@ from ner_service.serving.settings import Settings
 
 T = TypeVar("T")
 
+# A body of this size is parsed in some ten milliseconds; the loop has nothing longer to do.
+_LONG_BODY_BYTES = 256 * 1024
+
 _LIVE_PATHS = ("/health/live", "/healthz", "/v2/health/live")
 _READY_PATHS = ("/health/ready", "/readyz", "/v2/health/ready")
 _FAULTS = {
@@ -209,11 +212,16 @@ async def _answer(request: Request, task: _Task, model: ServedModel) -> Response
     _require_json(request)
     body = await request.body()
     received_at = time.perf_counter()
-    answer = await _while_connected(request, task.work(model, parse_json(body), received_at))
+    answer = await _while_connected(request, task.work(model, await _parsed(body), received_at))
     record = record_of(request.scope)
     record.num_tokens = answer.num_tokens
     record.timing_s.update(queue=answer.queue_s, infer=answer.inference_s)
     return Response(answer.body, media_type="application/json")
+
+
+async def _parsed(body: bytes) -> object:
+    """The value of a body; a long one is parsed in a thread, so that others are heard meanwhile."""
+    return parse_json(body) if len(body) <= _LONG_BODY_BYTES else await asyncio.to_thread(parse_json, body)
 
 
 def _require_json(request: Request) -> None:
@@ -295,6 +303,7 @@ def _card(model: ServedModel, services: Services) -> ModelCard:
             "body_timeout_s": settings.body_timeout_s,
             "grace_s": settings.grace_s,
             "max_image_pixels": settings.max_image_pixels,
+            "queue_images": settings.queue_images,
         },
         "metrics": dict(manifest.metrics),
         "data_sha256": manifest.data_sha256,

@@ -309,6 +309,7 @@ class LimitsReply(TypedDict):
     body_timeout_s: float
     grace_s: float
     max_image_pixels: int
+    queue_images: int
 
 
 class ModelCard(ModelSummary):

@@ -88,7 +88,7 @@ def load_images(settings: Settings, metrics: Metrics, on_death: OnDeath) -> Imag
     except ModuleNotFoundError as error:
         expected = "expected the extra: pip install 'ner-service[ocr]'"
         raise ConfigError(f"NER_OCR: found no {error.name}, {expected}") from None
-    ocr = RapidOcr(settings.num_threads)
+    ocr = RapidOcr(settings.num_threads, settings.max_image_pixels)
     return ImageReader(ocr, settings=settings, metrics=metrics, on_death=on_death)
 
 

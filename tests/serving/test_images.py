@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import sys
@@ -15,7 +16,8 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
 from ner_service.errors import ConfigError
-from ner_service.serving.images import InvalidImageError, decode_image, image_size
+from ner_service.serving.batcher import DeadlineError, Outcome
+from ner_service.serving.images import ImageReader, InvalidImageError, decode_image, image_size
 from ner_service.serving.metrics import Metrics
 from ner_service.serving.schemas import ExtractReply
 from ner_service.serving.server import load_images
@@ -80,7 +82,13 @@ def test_without_ocr_an_image_is_its_own_error(service: Service) -> None:
         # A bomb: a few bytes that promise a picture of terabytes. Nothing opens it.
         (base64_of(png(2**31 - 1, 2**31 - 1, head_only=True)), "found 2147483647 x 2147483647 pixels"),
         (base64_of(png(0, 5, head_only=True)), "found 0 x 5 pixels"),
+        # OCR makes the short side longer, and the long one with it: tens of gigabytes.
+        (base64_of(png(1, 2000)), "found 1 x 2000 pixels, expected a longer side of at most 20 times"),
+        (base64_of(png(2000, 1)), "found 2000 x 1 pixels, expected a longer side of at most 20 times"),
+        (base64_of(png(2001, 100, head_only=True)), "found 2001 x 100 pixels, expected a longer side"),
         (base64_of(png(5, 5, head_only=True)), "found a damaged file"),
+        # As long and narrow as an image may be; that there is nothing behind its head is found by whoever opens it.
+        (base64_of(png(2000, 100, head_only=True)), "found a damaged file"),
     ],
 )
 def test_what_is_no_image_is_its_own_error(serve: Serve, image: str, detail: str) -> None:
@@ -127,10 +135,79 @@ def test_images_wait_in_a_bounded_queue_and_hold_up_nothing_else(serve: Serve) -
     assert ocr.num_read == 3
 
 
+def test_a_request_of_more_images_than_may_wait_is_refused_even_when_none_waits(serve: Serve) -> None:
+    ocr = FakeOcr(SEEN)
+    with serve(ocr=ocr, queue_images=2) as service:
+        problem = check_problem(service.post("/v1/extract", {"inputs": ["Ada", SCAN, SCAN, SCAN]}), 413, "too_large")
+        assert problem["detail"] == "found 3 images, expected at most 2 in one request"
+        assert ocr.num_read == 0
+        assert [result["status"] for result in extract(service, ["Ada", SCAN, SCAN])["results"]] == ["ok"] * 3
+        assert service.client.get("/v1/models/tiny").json()["limits"]["queue_images"] == 2
+
+
+class SlowOcr(FakeOcr):
+    """Needs ten seconds of its own clock for an image."""
+
+    now = 0.0
+
+    def read(self, image: bytes) -> Page:
+        self.now += 10.0
+        return super().read(image)
+
+
+def test_an_image_that_is_not_begun_by_the_deadline_fails_alone() -> None:
+    """The images of one request wait for one another, too."""
+    ocr = SlowOcr(SEEN)
+    settings = Settings(model=Path("unused"), deadline_s=15.0)
+    reader = ImageReader(ocr, settings=settings, metrics=Metrics(), on_death=lambda: None, clock=lambda: ocr.now)
+    reader.start()
+    outcome = asyncio.run(reader.read([SCAN["image"]] * 4))
+    reader.abort()
+    # Begun at 0 and at 10 seconds, not at 20.
+    assert outcome.answers[:2] == [SEEN, SEEN]
+    assert [type(answer) for answer in outcome.answers[2:]] == [DeadlineError, DeadlineError]
+    assert ocr.num_read == 2
+
+
+def test_an_image_that_is_not_begun_in_time_is_an_error_among_answers(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def read(self: ImageReader, images: list[str]) -> Outcome[Any]:
+        return Outcome(answers=[SEEN, DeadlineError("the image waited")], queue_s=1.0, inference_s=1.0)
+
+    monkeypatch.setattr(ImageReader, "read", read)
+    with serve(ocr=FakeOcr(SEEN)) as service:
+        image, text, late = extract(service, [SCAN, "Ada", SCAN])["results"]
+    assert image["status"] == text["status"] == "ok"
+    assert (late["error"]["type"], late["error"]["status"]) == ("urn:ner-service:deadline_exceeded", 504)
+
+
+def test_what_images_waited_is_taken_from_what_the_model_may_wait(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float] = []
+
+    async def read(self: ImageReader, images: list[str]) -> Outcome[Any]:
+        return Outcome(answers=[SEEN], queue_s=12.0, inference_s=100.0)
+
+    monkeypatch.setattr(ImageReader, "read", read)
+    with serve(ocr=FakeOcr(SEEN), deadline_s=30.0) as service:
+        answer = service.model.batcher.answer
+
+        async def spy(items: Any, lengths: Any, deadline_s: float) -> Outcome[Any]:
+            waits.append(deadline_s)
+            return await answer(items, lengths, deadline_s)
+
+        monkeypatch.setattr(service.model.batcher, "answer", spy)
+        extract(service, SCAN)
+        extract(service, "Ada")
+    assert waits == [18.0, 30.0]
+
+
 def test_an_image_that_waits_too_long_is_504(serve: Serve) -> None:
     ocr = FakeOcr(SEEN)
     ocr.hold()
-    with serve(ocr=ocr, deadline_s=0.05) as service, ThreadPoolExecutor(1) as clients:
+    with serve(ocr=ocr, deadline_s=0.3) as service, ThreadPoolExecutor(1) as clients:
         first = clients.submit(extract, service, SCAN)
         assert ocr.entered.wait(120)
         check_problem(service.post("/v1/extract", {"inputs": SCAN}), 504, "deadline_exceeded")
@@ -163,12 +240,15 @@ def test_sizes_are_read_from_heads() -> None:
     assert image_size(jpeg(640, 480, b"\xff\xff\xe0\x00\x02")) == (640, 480)
     assert image_size(jpeg(640, 480)[:16]) is None
     assert image_size(b"\xff\xd8\xff\xda\x00\x02" + jpeg(1, 1)) is None
+    # No marker: whoever decodes such a file may pass over two bytes alone, and find the head of another picture.
+    hidden = jpeg(640, 480)[2:]
+    assert image_size(jpeg(3, 4, b"\xff\x00" + (2 + len(hidden)).to_bytes(2, "big") + hidden)) is None
 
 
 @given(st.binary(max_size=60), st.sampled_from([b"", png(3, 3)[:12], b"\xff\xd8\xff", jpeg(3, 3)[:15]]))
 def test_whatever_bytes_come_are_an_image_or_refused(content: bytes, head: bytes) -> None:
     size = image_size(head + content)
-    if size is not None and 1 <= size[0] * size[1] <= 100:
+    if size is not None and 1 <= size[0] * size[1] <= 100 and max(size) <= 20 * min(size):
         assert decode_image(base64_of(head + content), 100) == head + content
     else:
         with pytest.raises(InvalidImageError, match="expected"):

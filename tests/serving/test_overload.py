@@ -64,7 +64,7 @@ def test_overload_is_refused_before_the_texts_are_read(serve: Serve, monkeypatch
 
 
 def test_a_request_that_waits_to_its_deadline_is_504(serve: Serve) -> None:
-    with serve(deadline_s=0.05) as service:
+    with serve(deadline_s=0.3) as service:
         with busy_model(service) as (running, _):
             check_problem(service.post("/v1/extract", {"inputs": "Bob"}), 504, "deadline_exceeded")
             assert service.model.batcher.queued_tokens == 0
