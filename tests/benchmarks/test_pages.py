@@ -17,7 +17,6 @@ from benchmarks.pages import (
     RESULTS,
     SEEDS,
     Axes,
-    Order,
     Row,
     Run,
     execute,
@@ -27,12 +26,13 @@ from benchmarks.pages import (
 )
 from benchmarks.rows import read_rows
 from ner_service.formats import read_documents
+from ner_service.types import PageOrder
 from training.config import load_run
 
 ROOT = Path(__file__).parents[2]
 
 
-def row(num_axes: Axes, seed: int, f1: float, order: Order = "reading", cpu_s: float = 100.0) -> Row:
+def row(num_axes: Axes, seed: int, f1: float, order: PageOrder = "reading", cpu_s: float = 100.0) -> Row:
     return Row(
         data="funsd",
         order=order,

@@ -63,8 +63,7 @@ def enlarge(bundle: Bundle, plan: Plan) -> Bundle:
     generator = torch.Generator().manual_seed(plan.seed)
     weights = _in_precision(bundle.weights, torch.float64)
     grown = Grown(small, plan.width_factor, plan.scheme)
-    if plan.width_factor > 1:
-        weights = widen(weights, grown, plan.symmetry, generator)
+    weights = widen(weights, grown, plan.symmetry, generator)
     weights = deepen(weights, grown.encoder, num_layers, latent.num_latents if latent else 0, generator)
     model = replace(manifest.model, encoder=replace(grown.encoder, num_layers=num_layers))
     metrics = {**manifest.metrics, "enlargement": {**_origin(manifest), **unstructure(plan), "num_layers": num_layers}}

@@ -153,7 +153,7 @@ def outputs(model: TextModel, batch: Batch) -> Iterator[tuple[str, Tensor]]:
         yield "language_model", model.language_model(hidden_BLD[valid_BL], encoder.token_embedding.weight)
     if model.spans is not None and isinstance(batch.mask, PaddingMask):
         grid_BCLL = model(batch)
-        yield "spans", grid_BCLL[grid_BCLL > -torch.inf]
+        yield "spans", grid_BCLL.masked_fill(grid_BCLL.isneginf(), 0.0)
     if model.latent is not None and isinstance(batch.mask, PaddingMask):
         yield from codes(model, batch)
 

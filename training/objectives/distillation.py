@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
 
@@ -40,7 +41,8 @@ class DistillationObjective:
     """Mean square of (h - t) / s over tokens, dimensions and layers, for hidden states h of the run's encoder and t of
     the teacher, whose standard deviation in that dimension and layer is s. The last layer counts twice.
 
-    Token embeddings that are the teacher's own are left as they are.
+    Token embeddings that are the teacher's own are left as they are. Nothing is dropped, for the teacher drops nothing:
+    with dropout the encoder learns to be right on average, and its last layer stays far off.
 
     Source: after Jiao et al., TinyBERT (arXiv 1909.10351), whose hidden states go through a map of their own.
 
@@ -101,7 +103,7 @@ class DistillationObjective:
         """The mean over layers and dimensions, summed over tokens."""
         inputs = pad(batch, self.tokenizer.pad_id, self.accelerator.device)
         weights = [1.0] * (len(self.layers) - 1) + [LAST]
-        with self.accelerator.autocast():
+        with self.accelerator.autocast(), without_dropout(self.encoder):
             targets = self._targets(inputs)
             states = [state_BLD[inputs.valid_BL()] for state_BLD in self.encoder.states(inputs)][1:]
         losses = [
@@ -135,6 +137,18 @@ class DistillationObjective:
 
     def _batches(self, pieces: Sequence[array[int]], seed: int, epoch: int) -> list[list[array[int]]]:
         return list(batches_of_epoch(pieces, self.config.batch_tokens, seed=seed, epoch=epoch))
+
+
+@contextmanager
+def without_dropout(encoder: Encoder) -> Iterator[None]:
+    """The encoder as it is when it serves."""
+    module = cast(nn.Module, encoder)
+    training = module.training
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train(training)
 
 
 def _load(folder: Path, tokenizer: TextTokenizer, student: Encoder, max_tokens: int) -> nn.Module:

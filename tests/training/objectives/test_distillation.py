@@ -133,6 +133,17 @@ def test_a_copy_has_nothing_to_learn_and_another_has(tmp_path: Path, tokenizer: 
     assert fresh.dev_loss() > 0.1
 
 
+def test_nothing_is_dropped_and_dropout_comes_back(tmp_path: Path, tokenizer: TextTokenizer) -> None:
+    teacher = save_teacher(tmp_path, roformer(tokenizer, 2), tokenizer)
+    setup = setup_of(tmp_path, tokenizer, weights=dict(teacher.state_dict()))
+    dropping = replace(roformer(tokenizer, 2), dropout=0.5, attention_dropout=0.5)
+    objective, model = objective_of(replace(setup, config=replace(setup.config, encoder=dropping)))
+    model.train()
+    assert float(objective.loss(rows(tokenizer)).detach()) == pytest.approx(0.0, abs=1e-6)
+    row = rows(tokenizer)[0]
+    assert not torch.equal(states(model, row)[-1], states(model, row)[-1]), "the others still drop"
+
+
 def test_layers_may_be_named(tmp_path: Path, tokenizer: TextTokenizer) -> None:
     save_teacher(tmp_path, roformer(tokenizer, 6), tokenizer)
     evenly, _ = objective_of(setup_of(tmp_path, tokenizer, num_layers=3))
