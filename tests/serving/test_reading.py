@@ -1,0 +1,140 @@
+"""Inputs on their way to the model's queue: nobody waits for a thread, and no thread works for nobody."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+
+from ner_service.serving.batcher import DeadlineError
+from ner_service.serving.items import TextItem
+from ner_service.serving.json_text import parse_json
+from ner_service.serving.reading import Reader
+from ner_service.serving.settings import Settings
+from ner_service.types import Page, Window
+from tests.serving.conftest import Service
+from tests.serving.fakes import FakeRecognizer
+
+ITEMS = [TextItem(text=text) for text in ("Ada", "Bob", "Cleo")]
+DEADLINE_S = 0.05
+
+
+class Held:
+    """A reader whose threads stop at every text until `go` is set; `encoded` are the texts they came to."""
+
+    def __init__(self, service: Service, monkeypatch: pytest.MonkeyPatch, deadline_s: float) -> None:
+        self.encoded: list[str | Page] = []
+        self.entered = asyncio.Event()
+        self.go = threading.Event()
+        self.loop = asyncio.get_running_loop()
+        self.reader = Reader(Settings(model=Path("unused"), deadline_s=deadline_s), None)
+        encode = FakeRecognizer.encode
+
+        def held(recognizer: FakeRecognizer, content: str | Page) -> list[Window]:
+            self.encoded.append(content)
+            self.loop.call_soon_threadsafe(self.entered.set)
+            assert self.go.wait(120)
+            return encode(recognizer, content)
+
+        monkeypatch.setattr(FakeRecognizer, "encode", held)
+        self.task = asyncio.ensure_future(self.reader.find(service.model, ITEMS, (0.0,) * 3, one_window=False))
+
+    def finish(self) -> None:
+        self.go.set()
+        self.reader._threads.shutdown()
+
+
+def test_what_is_not_encoded_at_the_deadline_is_left(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def ask() -> list[str | Page]:
+        held = Held(service, monkeypatch, DEADLINE_S)
+        await held.entered.wait()
+        # A timer that is set later for the same time goes off later: the deadline has come by then.
+        held.loop.call_later(DEADLINE_S, held.go.set)
+        with pytest.raises(DeadlineError, match="at the deadline 1 of 3 inputs were ready for the model"):
+            await held.task
+        held.finish()
+        return held.encoded
+
+    assert asyncio.run(ask()) == ["Ada"]
+
+
+def test_what_is_not_encoded_when_the_client_goes_is_left(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def ask() -> list[str | Page]:
+        held = Held(service, monkeypatch, 600.0)
+        await held.entered.wait()
+        held.task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await held.task
+        held.finish()
+        return held.encoded
+
+    assert asyncio.run(ask()) == ["Ada"]
+
+
+def test_whoever_waits_has_every_input_encoded(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The twin of the two above."""
+
+    async def ask() -> list[str | Page]:
+        held = Held(service, monkeypatch, 600.0)
+        held.go.set()
+        assert len((await held.task).found) == 3
+        held.finish()
+        return held.encoded
+
+    assert asyncio.run(ask()) == ["Ada", "Bob", "Cleo"]
+
+
+@pytest.mark.parametrize(("num_words", "beside"), [(10, False), (20_000, True)])
+def test_a_long_body_is_parsed_beside_the_loop(
+    service: Service, monkeypatch: pytest.MonkeyPatch, num_words: int, beside: bool
+) -> None:
+    threads: list[bool] = []
+
+    def spy(body: bytes) -> object:
+        threads.append(_is_beside_the_loop())
+        return parse_json(body)
+
+    monkeypatch.setattr("ner_service.serving.routes.parse_json", spy)
+    page = {"words": ["Ada"] * num_words, "boxes": [[0, 0, 1, 1]] * num_words, "page": [1, 1]}
+    (result,) = service.post("/v1/extract", {"inputs": page}).json()["results"]
+    assert result["status"] == ("error" if num_words > 10_000 else "ok")
+    assert threads == [beside]
+
+
+def test_a_parser_in_a_thread_lets_others_in_at_every_number() -> None:
+    """The interpreter gives way between Python's own instructions alone, and all else of the parser is C."""
+    boxes = [[1, 2.5, 3, 4e1]] * 50
+    calls = _python_calls(lambda: parse_json(json.dumps(boxes).encode()))
+    assert calls >= 4 * len(boxes)
+    assert parse_json(json.dumps(boxes).encode()) == boxes
+
+
+def _is_beside_the_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return True
+    return False
+
+
+def _python_calls(do: Callable[[], object]) -> int:
+    calls = 0
+
+    def count(_: FrameType, event: str, __: Any) -> None:
+        nonlocal calls
+        calls += event == "call"
+
+    before = sys.getprofile()
+    sys.setprofile(count)
+    try:
+        do()
+    finally:
+        sys.setprofile(before)
+    return calls
