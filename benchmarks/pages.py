@@ -28,7 +28,7 @@ from benchmarks.machine import where
 from benchmarks.processes import ROOT
 from benchmarks.rows import read_rows, spread
 from benchmarks.runs import RECIPES, command, train, work
-from ner_service.bundle.manifest import read_manifest
+from ner_service.bundle import WEIGHTS, Manifest, read_manifest
 from ner_service.types import PageOrder
 
 RESULTS = ROOT / "benchmarks/results/pages.jsonl"
@@ -44,7 +44,7 @@ ORDERS: tuple[PageOrder, ...] = ("reading", "given")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """One training run. `start` is the name of the bundle that it starts from, or "random"."""
+    """One training run. `start` is what it starts from: a bundle, by its name and its weights, or "random"."""
 
     data: str
     order: PageOrder
@@ -102,6 +102,11 @@ def split(data: Path, state: Path, name: str) -> None:
         (folder / f"{part}.jsonl").write_text("".join(f"{line}\n" for line in own), encoding="utf-8")
 
 
+def name_of(manifest: Manifest) -> str:
+    """A bundle's name and its weights', eight digits of them."""
+    return f"{manifest.name}-{manifest.files[WEIGHTS].sha256[:8]}"
+
+
 def execute(run: Run, state: Path, start_from: Path | None) -> Row:
     """Train from the start, for its whole cost is measured, and say what came of it."""
     settings = [
@@ -152,7 +157,7 @@ def main() -> None:
         parser.error("expected --data and --state, or --table")
     state = options.state.resolve()
     start_from = options.start_from.resolve() if options.start_from else None
-    start = read_manifest(start_from).name if start_from else RANDOM
+    start = name_of(read_manifest(start_from)) if start_from else RANDOM
     for name in NUM_DEV:
         split(options.data, state, name)
     work(

@@ -72,8 +72,8 @@ def is_point(epoch: int, last: int) -> bool:
     return epoch == last or epoch & (epoch - 1) == 0
 
 
-def adapt(setup: Setup, state_folder: Path, until_s: float) -> bool:
-    """Train on, with a snapshot an epoch and a bundle at each point; whether the run has come to its end.
+def adapt(setup: Setup, state_folder: Path, until_s: float) -> None:
+    """Train on, with a snapshot an epoch and a bundle at each point.
 
     The snapshot is written after all else of its epoch: what a kill leaves without one is made again, the same.
     """
@@ -96,9 +96,8 @@ def adapt(setup: Setup, state_folder: Path, until_s: float) -> bool:
             if is_point(state.epoch, setup.run.epochs):
                 keep_point(setup, state, state_folder, sum(tokens_of_epochs))
             state.save(snapshot, setup.fingerprint())
-            if time.monotonic() > until_s and state.epoch < setup.run.epochs:
-                return False
-    return True
+            if time.monotonic() > until_s:
+                return
 
 
 def _write_whole(path: Path, content: str) -> None:
@@ -190,7 +189,7 @@ def run_all(
     own: Sequence[str],
     minutes: float,
 ) -> None:
-    """Adapt and measure until the time is over."""
+    """Measure what was kept, adapt, and measure again, until the time is over."""
     until_s = time.monotonic() + 60 * minutes
     listed = ", ".join(f'"{path.resolve()}"' for path in texts)
     settings = (
@@ -202,16 +201,19 @@ def run_all(
     setup = prepare(load_run(RECIPE, settings), RECIPE.parent, RECIPE.parent)
     folder = state / name
     folder.mkdir(parents=True, exist_ok=True)
-    finished = adapt(setup, folder, until_s)
-    done = {(row.name, row.epoch) for row in read_rows(Row, RESULTS)}
-    points = sorted(folder.glob("epoch-*"))
-    waiting = [point for point in points if (name, read_manifest(point).metrics["epoch"]) not in done]
-    for point in waiting if finished else []:
-        if time.monotonic() > until_s:
-            return
-        row = measure(point, name, tuple(own), data, folder)
-        append_row(RESULTS, row)
-        print(f"{name}, epoch {row.epoch}: F1 {row.f1:.4f}", flush=True)
+
+    def measure_points() -> None:
+        done = {(row.name, row.epoch) for row in read_rows(Row, RESULTS)}
+        for point in sorted(folder.glob("epoch-*")):
+            waits = (name, read_manifest(point).metrics["epoch"]) not in done
+            if waits and time.monotonic() < until_s:
+                row = measure(point, name, tuple(own), data, folder)
+                append_row(RESULTS, row)
+                print(f"{name}, epoch {row.epoch}: F1 {row.f1:.4f}", flush=True)
+
+    measure_points()
+    adapt(setup, folder, until_s)
+    measure_points()
 
 
 def main(

@@ -19,7 +19,7 @@ from __future__ import annotations
 import hashlib
 import json
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -55,11 +55,12 @@ RATES: dict[Arm, tuple[str, str]] = {
 class Run:
     """One training run: a set, what it starts from, and a seed.
 
-    `encoder` is the SHA-256 of adapted weights; for random ones that of `shape_of`.
+    `shape` is that of `shape_of`; `encoder` is the SHA-256 of adapted weights, and for random ones the shape again.
     """
 
     data: str
     arm: Arm
+    shape: str
     encoder: str
     seed: int
 
@@ -74,6 +75,7 @@ class Row:
 
     data: str
     arm: Arm
+    shape: str
     encoder: str
     seed: int
     epochs: int
@@ -90,7 +92,7 @@ class Row:
 
     @property
     def run(self) -> Run:
-        return Run(data=self.data, arm=self.arm, encoder=self.encoder, seed=self.seed)
+        return Run(data=self.data, arm=self.arm, shape=self.shape, encoder=self.encoder, seed=self.seed)
 
 
 def shape_of(bundle: Bundle) -> str:
@@ -99,11 +101,15 @@ def shape_of(bundle: Bundle) -> str:
     return hashlib.sha256(json.dumps(shared, sort_keys=True).encode()).hexdigest()
 
 
-def planned(rows: Sequence[Row], encoders: Mapping[Arm, str]) -> list[Run]:
+def planned(rows: Sequence[Row], shape: str, adapted: str) -> list[Run]:
     """Runs still to do, all of an arm and a seed before the next."""
     done = {row.run for row in rows}
+    encoders: dict[Arm, str] = {"random": shape, "adapted": adapted}
     everything = (
-        Run(data=data, arm=arm, encoder=encoders[arm], seed=seed) for arm in RATES for seed in SEEDS for data in EPOCHS
+        Run(data=data, arm=arm, shape=shape, encoder=encoder, seed=seed)
+        for arm, encoder in encoders.items()
+        for seed in SEEDS
+        for data in EPOCHS
     )
     return [run for run in everything if run not in done]
 
@@ -142,13 +148,13 @@ def table(rows: Sequence[Row]) -> Iterator[str]:
     """Markdown: mean F1 and spread of each start, against random weights of the same shape."""
     yield "| set | start | F1, mean (standard deviation) of seeds | against random | epochs | time |"
     yield "|---|---|---|---|---|---|"
-    for data, arm, encoder in dict.fromkeys((row.data, row.arm, row.encoder) for row in rows):
-        own = [row for row in rows if (row.data, row.arm, row.encoder) == (data, arm, encoder)]
-        random = [row for row in rows if (row.data, row.arm) == (data, "random")]
+    for data, shape, encoder in dict.fromkeys((row.data, row.shape, row.encoder) for row in rows):
+        own = [row for row in rows if (row.data, row.encoder) == (data, encoder)]
+        random = [row for row in rows if (row.data, row.encoder) == (data, shape)]
         f1 = [row.f1 for row in own]
         gain = f"{statistics.fmean(f1) - statistics.fmean(row.f1 for row in random):+.4f}" if random else "-"
         minutes = statistics.median(row.seconds for row in own) / 60
-        name = arm if arm == "random" else f"{arm} {encoder[:8]}"
+        name = f"{own[0].arm} {encoder[:8]}"
         yield f"| {data} | {name} | {spread(f1)} | {gain} | {own[0].epochs} | {minutes:.0f} min |"
 
 
@@ -166,11 +172,11 @@ def main() -> None:
     torch.set_num_threads(1)
     with refusals():
         start = read_start(options.start)
-        encoders: dict[Arm, str] = {"random": shape_of(Bundle.load(start.folder)), "adapted": start.sha256}
+        shape = shape_of(Bundle.load(start.folder))
         work(
             RESULTS,
             Row,
-            lambda rows: planned(rows, encoders),
+            lambda rows: planned(rows, shape, start.sha256),
             lambda run: execute(run, start.folder, data, state),
             lambda row: f"F1 {row.f1:.4f}, {row.seconds:.0f} s, {row.peak_mib:.0f} MiB",
             jobs=options.jobs,

@@ -153,7 +153,7 @@ def points(folder: Path) -> dict[str, Point]:
 @pytest.fixture(scope="module")
 def unbroken(setup: Setup, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Point]:
     folder = tmp_path_factory.mktemp("unbroken")
-    assert adapt(setup, folder, FOREVER_S)
+    adapt(setup, folder, FOREVER_S)
     return points(folder)
 
 
@@ -168,8 +168,9 @@ def test_a_run_keeps_its_points_with_what_was_measured(unbroken: dict[str, Point
 
 
 def test_a_stopped_run_goes_on_to_the_same_points(setup: Setup, unbroken: dict[str, Point], tmp_path: Path) -> None:
-    calls = 1
-    while not adapt(setup, tmp_path, AT_ONCE_S):
+    calls = 0
+    while "epoch-005" not in points(tmp_path):
+        adapt(setup, tmp_path, AT_ONCE_S)
         calls += 1
     assert calls == setup.run.epochs
     assert points(tmp_path) == unbroken
@@ -194,7 +195,7 @@ def test_a_killed_run_goes_on_to_the_same_points(
         adapt(setup, tmp_path, FOREVER_S)
     monkeypatch.undo()
     assert points(tmp_path) != unbroken
-    assert adapt(setup, tmp_path, FOREVER_S)
+    adapt(setup, tmp_path, FOREVER_S)
     assert points(tmp_path) == unbroken
 
 

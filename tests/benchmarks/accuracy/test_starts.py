@@ -27,14 +27,15 @@ from ner_service.formats import write_documents
 from tests.training.runs import encoder_bundle, setup_of
 from training.sample import sample_documents
 
-ENCODERS: dict[Arm, str] = {"random": "a" * 64, "adapted": "b" * 64}
+SHAPE, ADAPTED = "a" * 64, "b" * 64
 
 
-def row(arm: Arm, seed: int, f1: float, encoder: str | None = None) -> Row:
+def row(arm: Arm, seed: int, f1: float, shape: str = SHAPE) -> Row:
     return Row(
         data="cluener",
         arm=arm,
-        encoder=encoder or ENCODERS[arm],
+        shape=shape,
+        encoder=shape if arm == "random" else ADAPTED,
         seed=seed,
         epochs=5,
         settings=RATES[arm],
@@ -59,12 +60,13 @@ def adapted(tmp_path: Path) -> Path:
 
 
 def test_random_rows_serve_every_encoder_of_the_shape() -> None:
-    everything = planned([], ENCODERS)
+    everything = planned([], SHAPE, ADAPTED)
     assert len(everything) == len(RATES) * len(SEEDS) * len(EPOCHS)
     done = [row("random", 0, 0.5), row("adapted", 0, 0.6)]
-    assert set(everything) - set(planned(done, ENCODERS)) == {each.run for each in done}
-    other: dict[Arm, str] = {**ENCODERS, "adapted": "c" * 64}
-    assert {run.arm for run in set(planned([], other)) - set(planned(done, other))} == {"random"}
+    assert set(everything) - set(planned(done, SHAPE, ADAPTED)) == {each.run for each in done}
+    of_another = set(planned([], SHAPE, "c" * 64)) - set(planned(done, SHAPE, "c" * 64))
+    assert {run.arm for run in of_another} == {"random"}
+    assert planned(done, "d" * 64, "c" * 64) == planned([], "d" * 64, "c" * 64)
 
 
 def test_a_random_twin_has_the_shape_and_the_tokenizer_and_weights_of_its_seed(adapted: Path, tmp_path: Path) -> None:
@@ -88,7 +90,8 @@ def test_a_run_of_random_weights_gives_a_row(adapted: Path, tmp_path: Path, monk
     documents = sample_documents(48)
     write_documents(documents[:40], tmp_path / "cluener/train.jsonl.gz")
     write_documents(documents[40:], tmp_path / "cluener/dev.jsonl.gz")
-    run = Run(data="cluener", arm="random", encoder=shape_of(Bundle.load(adapted)), seed=1)
+    shape = shape_of(Bundle.load(adapted))
+    run = Run(data="cluener", arm="random", shape=shape, encoder=shape, seed=1)
     found = execute(run, adapted, tmp_path, tmp_path)
     assert (found.run, found.epochs, found.selected_epoch) == (run, 1, 1)
     assert found.settings == RATES["random"]
@@ -104,9 +107,11 @@ def test_a_run_of_random_weights_gives_a_row(adapted: Path, tmp_path: Path, monk
 def test_the_table_says_what_was_gained() -> None:
     rows = [row("random", seed, 0.7 + seed / 100) for seed in SEEDS]
     rows += [row("adapted", seed, 0.75 + seed / 100) for seed in SEEDS]
+    rows += [row("random", 0, 0.3, shape="c" * 64)]  # of another shape: compared with nothing here
     assert list(table(rows))[2:] == [
-        "| cluener | random | 0.7100 (0.0100) of 3 | +0.0000 | 5 | 10 min |",
+        "| cluener | random aaaaaaaa | 0.7100 (0.0100) of 3 | +0.0000 | 5 | 10 min |",
         "| cluener | adapted bbbbbbbb | 0.7600 (0.0100) of 3 | +0.0500 | 5 | 10 min |",
+        "| cluener | random cccccccc | 0.3000 (one seed) | +0.0000 | 5 | 10 min |",
     ]
 
 
