@@ -121,9 +121,8 @@ def _results(
 ) -> Iterator[Mapping[str, object]]:
     while chunk := list(islice(inputs, TEXTS_AT_ONCE)):
         contents = [_as_read(item) for item in chunk]
-        answers = iter(
-            recognizer.recognize([_sent(read) for read in contents if not isinstance(read, DataError)], options)
-        )
+        sent = [_sent(content) for content in contents if not isinstance(content, DataError)]
+        answers = iter(recognizer.recognize(sent, options))
         for item, content in zip(chunk, contents, strict=True):
             if isinstance(content, DataError):
                 yield _fault(item, content)

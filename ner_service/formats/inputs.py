@@ -1,4 +1,7 @@
-"""What is to be recognised: plain files, JSON Lines of texts and of pages, what OCR engines write, standard input."""
+"""What is to be recognised: plain files, JSON Lines of texts and of pages, ALTO, hOCR, standard input.
+
+Knows no annotation: whatever else an object has is passed over.
+"""
 
 from __future__ import annotations
 

@@ -54,8 +54,8 @@ def test_pages_without_a_name_or_a_size(tmp_path: Path, attributes: str) -> None
 @pytest.mark.parametrize("encoding", ["ISO-8859-1", "UTF-16", "UTF-8-SIG"])
 def test_other_encodings_and_gzip(tmp_path: Path, encoding: str, format: str) -> None:
     declared = encoding.removesuffix("-SIG")
-    content = alto(page(WORDS.replace("&#252;", "ü"))).replace("UTF-8", declared).encode(encoding)
-    assert [document.text for document in read(tmp_path, content, format)] == ["Frühling <1899>"]
+    lines = alto(page(WORDS.replace("&#252;", "ü"))).replace("UTF-8", declared).replace("\n", " ")
+    assert [document.text for document in read(tmp_path, lines.encode(encoding), format)] == ["Frühling <1899>"]
     assert read(tmp_path, gzip.compress(alto(page()).encode())) == read(tmp_path, alto(page()))
 
 
