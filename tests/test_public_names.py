@@ -6,7 +6,7 @@ import pytest
 
 import ner_service
 
-PUBLIC_NAMES = ["Bundle", "Document", "Entity", "LabelSet", "NerServiceError", "Recognizer", "__version__"]
+PUBLIC_NAMES = ["Bundle", "Document", "Entity", "LabelSet", "NerServiceError", "Page", "Recognizer", "__version__"]
 
 
 def test_public_names() -> None:
