@@ -54,7 +54,7 @@ _FAULTS = {
     404: "No such model or version.",
     408: "The body came too slowly.",
     409: "The model has no head for this; `detail` names those it has.",
-    413: "The body or the list of inputs is too large.",
+    413: "The body, the list of inputs or the number of images among them is too large.",
     415: "The body is not `application/json`, or is compressed.",
     422: "A field is unknown, missing, of the wrong kind or out of range; `errors` says where.",
     429: "The queue is full; `Retry-After` says when it should have room.",

@@ -59,3 +59,11 @@ def test_the_request_of_the_document_is_the_one_that_is_checked(request_kind: ty
     document = json.loads(openapi())
     properties = document["components"]["schemas"][request_kind.__name__]["properties"]
     assert set(properties) == set(request_kind.model_fields)
+
+
+@pytest.mark.parametrize("side", [0, 5e-324, 1e9, 1e9 + 1])
+def test_a_side_of_a_page_is_what_the_document_says(service: Service, side: float) -> None:
+    schema = json.loads(openapi())["components"]["schemas"]["PageItem"]["properties"]["page"]["items"]
+    page = {"words": [], "boxes": [], "page": [side, 1]}
+    (result,) = service.post("/v1/extract", {"inputs": page}).json()["results"]
+    assert (result["status"] == "ok") == (schema["exclusiveMinimum"] < side <= schema["maximum"])
