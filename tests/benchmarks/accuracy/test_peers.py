@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from benchmarks.accuracy import peers
 from benchmarks.accuracy.peer_answers import PEERS, place, spans_of
-from benchmarks.accuracy.peers import LABELS, SETS, Answers, Row, ask_peer, documents_of, merged, rows_of, table
+from benchmarks.accuracy.peers import LABELS, OWN, SETS, Answers, Row, ask_peer, documents_of, merged, rows_of, table
 from ner_service.formats import write_documents
 from ner_service.types import Document, Entity
 from tests.strategies import texts
@@ -123,17 +124,19 @@ def test_a_peer_that_is_not_installed_is_left_out(capsys: pytest.CaptureFixture[
 
 
 def test_every_set_has_peers_that_can_be_asked() -> None:
-    assert all(set(neutral.peers) <= PEERS.keys() for neutral in SETS.values())
-    assert all(set(neutral.labels.values()) == set(LABELS) for neutral in SETS.values())
+    assert all(set(compared.peers) <= PEERS.keys() for compared in SETS.values())
+    for compared in SETS.values():
+        assert all(set(source.labels.values()) == set(LABELS) for source in compared.sources)
+    assert [name for name, compared in SETS.items() if not compared.peers] == list(OWN)
 
 
 def test_sets_of_the_same_texts_and_peers_are_asked_once_and_scored_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without any peer: the bundle's rows of every set, and as many questions as there are different texts."""
-    for path in {path for neutral in SETS.values() for path in neutral.files}:
+    for path in {path for compared in SETS.values() for path in compared.files}:
         (tmp_path / path).parent.mkdir(exist_ok=True)
-        write_documents([SAMPLE], tmp_path / path)
+        write_documents([replace(SAMPLE, metadata={"genre": "news"})], tmp_path / path)
     asked: list[str] = []
     monkeypatch.setattr(peers, "ask_peer", lambda name, python, documents: asked.append(name))
     setup = setup_of(sample_documents(8), LABELS)
