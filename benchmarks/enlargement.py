@@ -334,6 +334,7 @@ def table(rows: Sequence[Row]) -> Iterator[str]:
 
 def measure_kept(bundle: Path, data: Path) -> None:
     """Add a row for each way of enlarging that has none of this bundle."""
+    torch.set_num_threads(1)
     texts = dev_texts(data, NUM_TEXTS)
     manifest = Bundle.load(bundle).manifest
     digest = manifest.files[WEIGHTS].sha256

@@ -9,9 +9,9 @@ drawn anew with each seed. A finished run is a line of `benchmarks/results/start
 from another encoder are others, random ones serve every encoder of a shape.
 
 A run is `heads.toml` with our default head, on nine tenths of the training texts; the last tenth chooses the epoch, and
-dev is read once, for the row. Learning rates are those that each start learns best with: the recipe's for the adapted
-encoder, for random weights those of `training/recipes/cluener.toml`, which is trained from random. A run has one
-thread; its time is that of the processor.
+dev is read once, for the row. The adapted encoder has the recipe's learning rate, random weights that of
+`training/recipes/cluener.toml`, which was chosen at a smaller width; neither was swept here. A run has one thread; its
+time is that of the processor.
 """
 
 from __future__ import annotations
