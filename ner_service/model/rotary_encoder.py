@@ -8,10 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import repeat
 
+import torch
 from torch import Tensor, nn
 
 from ner_service.model.attention import KeyValueCache, RotaryAttention
 from ner_service.model.batch import Batch
+from ner_service.model.initialisation import initialise
 from ner_service.model.rotary import rotary_table_of_axes
 
 
@@ -27,6 +29,18 @@ class RotaryEncoder(nn.Module):
     head_size: int
     layers: nn.ModuleList
     type_embedding: nn.Embedding
+
+    @torch.no_grad()
+    def initialise(self) -> None:
+        """Random weights. Maps that a layer adds to what it reads begin smaller, by the root of how many they are: each
+        LayerNorm would else take half of all that came before, and a deep stack would forget its input.
+
+        Source: Radford et al., Language Models are Unsupervised Multitask Learners (2019), section 2.3.
+        """
+        self.apply(initialise)
+        for layer in self.layers:
+            for added in (layer.attention.output, layer.feed_out):  # type: ignore[union-attr]
+                added.weight *= (2 * len(self.layers)) ** -0.5  # type: ignore[union-attr]
 
     def embed(self, batch: Batch) -> Tensor:
         """What the first layer reads, [B, L, D]."""

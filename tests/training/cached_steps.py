@@ -57,9 +57,13 @@ class TinyEncoder(nn.Module):
         hidden_BLD: Tensor = self.encoder(pad(texts, 0))
         return hidden_BLD
 
+    def pool(self, hidden_BLD: Tensor) -> Tensor:
+        """Vectors [B, E] of the second tokens: the first are the same in all texts, and so are nearly their states."""
+        vectors_BE: Tensor = self.embedding(hidden_BLD[:, 1])
+        return vectors_BE
+
     def vectors(self, texts: Texts) -> Tensor:
-        vectors_NE: Tensor = self.embedding(self.hidden(texts)[:, 0])
-        return vectors_NE
+        return self.pool(self.hidden(texts))
 
 
 def tiny_encoder(dropout: float = 0.0, dtype: torch.dtype = torch.float64) -> TinyEncoder:
@@ -119,7 +123,7 @@ def mixed_backward(
 
     def encode(chunk: Texts) -> Encoded:
         hidden_BLD = model.hidden(chunk)
-        return Encoded(model.embedding(hidden_BLD[:, 0]), lambda: word_loss(model, hidden_BLD, chunk) / num_tokens)
+        return Encoded(model.pool(hidden_BLD), lambda: word_loss(model, hidden_BLD, chunk) / num_tokens)
 
     return cached_backward(encode, chunks, contrast, accelerator)
 

@@ -211,7 +211,7 @@ def together() -> tuple[Tensor, float, float]:
     """Gradient, contrast and other losses of the whole batch in one pass."""
     model = tiny_encoder()
     hidden_BLD = model.hidden(TEXTS)
-    coupled = contrast(model.embedding(hidden_BLD[:, 0]))
+    coupled = contrast(model.pool(hidden_BLD))
     own = own_loss(model, hidden_BLD, TEXTS, len(TEXTS), NUM_TOKENS)
     (coupled + own).backward()
     return gradient_of(model), coupled.item(), own.item()
@@ -223,7 +223,7 @@ def test_c6_contrast_spans_and_words_together(together: tuple[Tensor, float, flo
 
     def encode(chunk: Texts) -> Encoded:
         hidden_BLD = model.hidden(chunk)
-        vectors_NE = model.embedding(hidden_BLD[:, 0])
+        vectors_NE = model.pool(hidden_BLD)
         return Encoded(vectors_NE, lambda: own_loss(model, hidden_BLD, chunk, len(TEXTS), NUM_TOKENS))
 
     loss = cached_backward(encode, split(TEXTS, sizes), contrast, one_process())
@@ -236,7 +236,7 @@ def test_c6_must_fail_with_means_of_means(together: tuple[Tensor, float, float])
 
     def encode(chunk: Texts) -> Encoded:
         hidden_BLD = model.hidden(chunk)
-        vectors_NE = model.embedding(hidden_BLD[:, 0])
+        vectors_NE = model.pool(hidden_BLD)
         return Encoded(vectors_NE, lambda: own_loss(model, hidden_BLD, chunk, len(chunk), sum(map(len, chunk))) / 4)
 
     cached_backward(encode, split(TEXTS, UNEVEN), contrast, one_process())
@@ -250,7 +250,7 @@ def test_a_chunk_may_have_no_loss_of_its_own() -> None:
     def encode(chunk: Texts) -> Encoded:
         hidden_BLD = model.hidden(chunk)
         own = (lambda: word_loss(model, hidden_BLD, chunk)) if chunk is first else None
-        return Encoded(model.embedding(hidden_BLD[:, 0]), own)
+        return Encoded(model.pool(hidden_BLD), own)
 
     cached_backward(encode, (first, second), contrast, one_process())
     (contrast(expected.vectors(TEXTS)) + word_loss(expected, expected.hidden(first), first)).backward()
@@ -334,7 +334,7 @@ def test_scale_weighs_the_gradient_not_the_loss_told(
 
     def encode(chunk: Texts) -> Encoded:
         hidden_BLD = model.hidden(chunk)
-        vectors_NE = model.embedding(hidden_BLD[:, 0])
+        vectors_NE = model.pool(hidden_BLD)
         return Encoded(vectors_NE, lambda: own_loss(model, hidden_BLD, chunk, len(TEXTS), NUM_TOKENS))
 
     loss = cached_backward(encode, split(TEXTS, sizes), contrast, one_process(), scale)

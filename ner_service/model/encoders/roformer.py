@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from ner_service.model.attention import KeyValueCache, RotaryAttention
 from ner_service.model.batch import Batch, Mask
 from ner_service.model.config import RoFormerConfig
-from ner_service.model.initialisation import initialise
 from ner_service.model.rotary_encoder import RotaryEncoder
 
 
@@ -59,7 +58,7 @@ class RoFormer(RotaryEncoder):
             nn.Identity() if embedding_size == config.hidden_size else nn.Linear(embedding_size, config.hidden_size)
         )
         self.layers = nn.ModuleList(RoFormerLayer(config) for _ in range(config.num_layers))
-        self.apply(initialise)
+        self.initialise()
 
     def embed(self, batch: Batch) -> Tensor:
         embedded = self.token_embedding(batch.token_ids_BL) + self.types(batch)

@@ -13,7 +13,6 @@ from torch.nn import functional
 from ner_service.model.attention import KeyValueCache, RotaryAttention
 from ner_service.model.batch import Batch, Mask
 from ner_service.model.config import RoFormerV2Config
-from ner_service.model.initialisation import initialise
 from ner_service.model.rotary_encoder import RotaryEncoder
 
 
@@ -50,7 +49,7 @@ class RoFormerV2(RotaryEncoder):
         self.norm = nn.RMSNorm(config.hidden_size, eps=config.layer_norm_eps, elementwise_affine=False)
         self.dropout = nn.Dropout(config.dropout)
         self.layers = nn.ModuleList(RoFormerV2Layer(config) for _ in range(config.num_layers))
-        self.apply(initialise)
+        self.initialise()
 
     def embed(self, batch: Batch) -> Tensor:
         return self.norm(self.dropout(self.token_embedding(batch.token_ids_BL) + self.types(batch)))  # type: ignore[no-any-return]

@@ -314,7 +314,7 @@ def test_learns_to_name_what_its_neighbours_tell() -> None:
     model = objective.model.float()
     assert objective.dev_loss() > 5
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
-    for step in (step for epoch in range(20) for step in objective.steps(epoch)):
+    for step in (step for epoch in range(25) for step in objective.steps(epoch)):
         objective.backward(step, 1.0 / sum(map(objective.count, step)))
         optimizer.step()
         optimizer.zero_grad()
