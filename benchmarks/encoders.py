@@ -1,7 +1,8 @@
-"""When an encoder without attention pays: F1, time, memory and speed beside a RoFormer with as many weights.
+"""When an encoder without attention pays: F1, training time, speed and memory beside a RoFormer with as many weights.
 
     python -m benchmarks.encoders --data FOLDER --state FOLDER [--jobs 2] [--minutes 30]
     python -m benchmarks.encoders --speed
+    python -m benchmarks.encoders --pass ENCODER LENGTH
     python -m benchmarks.encoders --table
 
 FOLDER of the data holds `cluener` and `cmeee` (nested), each with `train.jsonl.gz` and `dev.jsonl.gz`; runs and their
@@ -10,49 +11,59 @@ again, so a killed command goes on with the run that it was in.
 
 A run is the recipe of its data with another encoder and no objective but the spans, on `NUM_TEXTS` training texts that
 a hash chooses. All encoders are 256 wide and 4 layers deep, with inner sizes that make their weights as many, token
-embeddings apart; learning rates are those of the recipe, which was made for the RoFormer. The number of epochs is fixed
-beforehand and the last one's F1 counts, so nothing is chosen on dev. A run has one thread; its time is that of the
-processor.
+embeddings apart. The recipe's learning rate was made for the RoFormer, so each encoder has its own: it is trained at
+each of `RATES` on nine tenths of CLUENER's texts, and the rate with the highest F1 on the other tenth is that of its
+runs on both sets. These learn from all the texts and are scored on dev. The number of epochs is fixed beforehand and
+the last one's F1 counts, so nothing is chosen on dev. A run has one thread; its time is that of the processor.
 
 Speed is that of the forward pass alone, packed as it is served on a CPU, in fp32 on one thread: `BATCH_TOKENS` tokens
-in texts of one length. Encoders take turns, so that a busy machine slows all; medians over rounds. `--speed` writes all
-rows of `benchmarks/results/encoders_speed.jsonl` anew.
+in texts of one length. Encoders take turns, so that a busy machine slows all; medians over rounds. Memory is what the
+largest resident size of a process grows by in that pass, after one over a single token: `--pass` prints it, in MiB, and
+`--speed` runs it for each encoder and length. `--speed` writes all rows of `benchmarks/results/encoders_speed.jsonl`
+anew.
 """
 
 from __future__ import annotations
 
-import gzip
 import json
+import resource
 import statistics
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
+from benchmarks.accuracy.splits import split_texts
 from benchmarks.machine import where
-from benchmarks.processes import ROOT
+from benchmarks.processes import ROOT, run_module
 from benchmarks.rows import append_row, read_rows, spread
 from benchmarks.runs import RECIPES, command, f1_of, train, work
 from ner_service.model.batch import Batch, pack
 from ner_service.model.config import EncoderConfig
 from ner_service.model.encoders import build_encoder
 from ner_service.records import structure
-from training.data.raw import fraction_of
 
 RESULTS = ROOT / "benchmarks/results/encoders.jsonl"
 SPEEDS = ROOT / "benchmarks/results/encoders_speed.jsonl"
 SEEDS = (0, 1, 2)
-NUM_TEXTS = 3000
-EPOCHS = {"cluener": 12, "cmeee": 8}
+NUM_TEXTS = 2000
+EPOCHS = {"cluener": 10, "cmeee": 7}
+RATES = (2.5e-4, 5e-4, 1e-3)
+"""Learning rates that are tried: half the recipe's, the recipe's and twice the recipe's."""
+
+RATES_DATA = "cluener"
 LENGTHS = (32, 128, 512, 2048)
 BATCH_TOKENS = 2048
 ROUNDS = 15
 VOCAB_SIZE = 6000
 ROFORMER = "roformer"
+
+HeldOut = Literal["choose", "dev"]
+"""What a run is scored on: the tenth of the training texts that the learning rate is chosen by, or dev."""
 
 SIZE = {"hidden_size": 256, "num_layers": 4}
 ENCODERS: dict[str, Mapping[str, object]] = {
@@ -66,47 +77,53 @@ ENCODERS: dict[str, Mapping[str, object]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """One training run: an encoder on a data set with a seed."""
+    """One training run: an encoder on a data set at a learning rate with a seed."""
 
     data: str
     encoder: str
+    lr: float
     seed: int
+    held_out: HeldOut
 
     @property
     def name(self) -> str:
-        return f"{self.data}-{self.encoder}-{self.seed}"
+        return f"{self.data}-{self.encoder}-{self.lr:g}-{self.seed}-{self.held_out}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """What came of a run. `cpu_s` is processor time and `peak_mib` the largest resident size of its process."""
+    """What came of a run. `num_texts` are all that the set was cut to; `cpu_s` is processor time."""
 
     data: str
     encoder: str
+    lr: float
     seed: int
+    held_out: HeldOut
     num_texts: int
     epochs: int
     settings: Mapping[str, object]
     f1: float
     cpu_s: float
-    peak_mib: float
     date: str
     hardware: str
     torch: str
 
     @property
     def run(self) -> Run:
-        return Run(data=self.data, encoder=self.encoder, seed=self.seed)
+        return Run(data=self.data, encoder=self.encoder, lr=self.lr, seed=self.seed, held_out=self.held_out)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpeedRow:
-    """Tokens a second through an encoder in texts of one length; `num_parameters` without token embeddings."""
+    """Tokens a second through an encoder in texts of one length, and the memory that a batch of them takes;
+    `num_parameters` without token embeddings.
+    """
 
     encoder: str
     num_parameters: int
     length: int
     tokens_per_s: float
+    pass_mib: float
     rounds: int
     date: str
     hardware: str
@@ -130,23 +147,47 @@ def num_parameters(encoder: str) -> int:
 
 
 def planned(rows: Sequence[Row]) -> list[Run]:
-    """Runs still to do, a seed after the other."""
+    """Runs still to do, as far as is known: those that try learning rates, then, a seed after the other, those of the
+    encoders whose rate is chosen.
+    """
+    everything = [
+        Run(data=RATES_DATA, encoder=name, lr=rate, seed=0, held_out="choose") for name in ENCODERS for rate in RATES
+    ]
+    chosen = {name: best_rate(rows, name) for name in ENCODERS}
+    everything += [
+        Run(data=data, encoder=name, lr=rate, seed=seed, held_out="dev")
+        for seed in SEEDS
+        for data in EPOCHS
+        for name, rate in chosen.items()
+        if rate is not None
+    ]
     done = {row.run for row in rows}
-    everything = [Run(data=data, encoder=name, seed=seed) for seed in SEEDS for data in EPOCHS for name in ENCODERS]
     return [run for run in everything if run not in done]
+
+
+def best_rate(rows: Sequence[Row], encoder: str) -> float | None:
+    """The learning rate with the highest F1 on the tenth, of equals the lowest; None before all have been tried."""
+    tried = {row.lr: row.f1 for row in rows if (row.encoder, row.held_out) == (encoder, "choose")}
+    return max(RATES, key=lambda rate: tried[rate]) if tried.keys() >= set(RATES) else None
 
 
 def execute(run: Run, data: Path, state: Path) -> Row:
     """Train from the start, for its whole cost is measured, and say what came of it."""
     epochs = EPOCHS[run.data]
+    split = split_texts(data / run.data / "train.jsonl.gz", NUM_TEXTS, state)
+    if run.held_out == "choose":
+        learnt, scored = [split.learn], split.choose
+    else:
+        learnt, scored = [split.learn, split.choose], data / run.data / "dev.jsonl.gz"
     settings = (
         f"seed={run.seed}",
         f"epochs={epochs}",
         f"evaluate_every={epochs}",
+        f"optimizer.lr={run.lr}",
         "objectives={}",
         f"model.encoder={inline(ENCODERS[run.encoder])}",
-        f'data.train=[{{ path = "{subset(run, data, state)}" }}]',
-        f'data.dev=[{{ path = "{data / run.data}/dev.jsonl.gz" }}]',
+        f"data.train=[{', '.join(inline({'path': str(path)}) for path in learnt)}]",
+        f"data.dev=[{inline({'path': str(scored)})}]",
     )
     finished = train(RECIPES / f"{run.data}.toml", settings, state / run.name)
     return Row(
@@ -156,7 +197,6 @@ def execute(run: Run, data: Path, state: Path) -> Row:
         settings=ENCODERS[run.encoder],
         f1=f1_of(finished),
         cpu_s=finished.cpu_s,
-        peak_mib=finished.peak_mib,
         **where(),
     )
 
@@ -166,40 +206,32 @@ def inline(table: Mapping[str, object]) -> str:
     return "{ " + ", ".join(f"{key} = {json.dumps(value)}" for key, value in table.items()) + " }"
 
 
-def subset(run: Run, data: Path, state: Path) -> Path:
-    """The training documents whose texts have the lowest hashes, in their order."""
-    target = state / f"{run.data}-{NUM_TEXTS}.jsonl"
-    if not target.exists():
-        source = data / run.data / "train.jsonl.gz"
-        lines = gzip.decompress(source.read_bytes()).decode("utf-8").splitlines(keepends=True)
-        ranked = sorted(range(len(lines)), key=lambda line: fraction_of("encoders " + json.loads(lines[line])["text"]))
-        scratch = target.with_name(f"{target.name}.{run.name}")
-        scratch.write_text("".join(lines[line] for line in sorted(ranked[:NUM_TEXTS])), encoding="utf-8")
-        scratch.replace(target)
-    return target
-
-
-# ---- speed
+# ---- speed and memory
 
 
 def speeds(lengths: Sequence[int], rounds: int) -> Iterator[SpeedRow]:
-    """Tokens a second of every encoder at every length, the encoders by turns."""
+    """Every encoder at every length, the encoders by turns."""
     torch.manual_seed(0)
     encoders = {name: build_encoder(config_of(name)).eval().requires_grad_(False) for name in ENCODERS}
     about = where()
     for length in lengths:
-        num_texts = max(BATCH_TOKENS // length, 1)
-        batch = pack(torch.randint(VOCAB_SIZE, (num_texts, length)).tolist())
+        batch = batch_of(length)
         passes = [[seconds(encoder, batch) for encoder in encoders.values()] for _ in range(rounds + 1)][1:]
         for name, times in zip(encoders, zip(*passes, strict=True), strict=True):
             yield SpeedRow(
                 encoder=name,
                 num_parameters=num_parameters(name),
                 length=length,
-                tokens_per_s=round(num_texts * length / statistics.median(times), 1),
+                tokens_per_s=round(batch.token_ids_BL.numel() / statistics.median(times), 1),
+                pass_mib=float(run_module("benchmarks.encoders", ["--pass", name, str(length)]).output),
                 rounds=rounds,
                 **about,
             )
+
+
+def batch_of(length: int) -> Batch:
+    """`BATCH_TOKENS` random tokens as texts of one length, packed."""
+    return pack(torch.randint(VOCAB_SIZE, (max(BATCH_TOKENS // length, 1), length)).tolist())
 
 
 @torch.inference_mode()
@@ -210,51 +242,97 @@ def seconds(encoder: nn.Module, batch: Batch) -> float:
     return time.process_time() - start_s
 
 
-# ---- the table
+@torch.inference_mode()
+def pass_mib(encoder: str, length: int) -> float:
+    """What the process's largest resident size grows by in a forward pass."""
+    built = build_encoder(config_of(encoder)).eval()
+    batch = batch_of(length)
+    built(pack([[0]]))  # loads what a first pass loads
+    before_mib = peak_mib()
+    built(batch)
+    return round(peak_mib() - before_mib, 1)
 
 
-def table(rows: Sequence[Row], speed_rows: Sequence[SpeedRow]) -> Iterator[str]:
-    """Markdown: F1 of every data set with time and memory as ratios to RoFormer, then tokens a second."""
-    yield "| data | encoder | F1, mean (standard deviation) of seeds | against RoFormer | training time | memory |"
+def peak_mib() -> float:
+    """The process's largest resident size until now."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+# ---- the tables
+
+
+def tables(rows: Sequence[Row], speed_rows: Sequence[SpeedRow]) -> Iterator[str]:
+    """Markdown: learning rates, F1 of every data set, tokens a second, memory."""
+    yield from rates_table(rows)
+    yield ""
+    yield from f1_table(rows)
+    yield ""
+    yield from lengths_table(speed_rows, "tokens/s", lambda row: f"{row.tokens_per_s:,.0f}")
+    yield ""
+    yield from lengths_table(speed_rows, "MiB", lambda row: f"{row.pass_mib:,.0f}")
+
+
+def rates_table(rows: Sequence[Row]) -> Iterator[str]:
+    """F1 on the tenth at each learning rate."""
+    yield "| encoder | " + " | ".join(f"F1 on the tenth at {rate:g}" for rate in RATES) + " |"
+    yield "|---|" + "---|" * len(RATES)
+    for name in ENCODERS:
+        tried = {row.lr: row.f1 for row in rows if (row.encoder, row.held_out) == (name, "choose")}
+        if tried:
+            yield f"| {name} | " + " | ".join(f"{tried[rate]:.4f}" if rate in tried else "" for rate in RATES) + " |"
+
+
+def f1_table(rows: Sequence[Row]) -> Iterator[str]:
+    """F1 of every data set on dev, with training time as a ratio to RoFormer's."""
+    yield "| data | encoder | learning rate | F1, mean (standard deviation) of seeds | against RoFormer | time |"
     yield "|---|---|---|---|---|---|"
     for data in EPOCHS:
-        attending = [row for row in rows if (row.data, row.encoder) == (data, ROFORMER)]
+        attending = [row for row in rows if (row.data, row.encoder, row.held_out) == (data, ROFORMER, "dev")]
         for name in ENCODERS:
-            own = [row for row in rows if (row.data, row.encoder) == (data, name)]
+            own = [row for row in rows if (row.data, row.encoder, row.held_out) == (data, name, "dev")]
             if not own or not attending:
                 continue
             f1 = [row.f1 for row in own]
             gain = statistics.fmean(f1) - statistics.fmean(row.f1 for row in attending)
             cpu = statistics.median(row.cpu_s for row in own) / statistics.median(row.cpu_s for row in attending)
-            memory = statistics.median(row.peak_mib for row in own) / statistics.median(r.peak_mib for r in attending)
-            yield f"| {data} | {name} | {spread(f1)} | {gain:+.4f} | {cpu:.2f} | {memory:.2f} |"
-    yield ""
-    lengths = sorted({row.length for row in speed_rows})
-    yield "| encoder | parameters | " + " | ".join(f"tokens/s at {length}" for length in lengths) + " |"
+            yield f"| {data} | {name} | {own[0].lr:g} | {spread(f1)} | {gain:+.4f} | {cpu:.2f} |"
+
+
+def lengths_table(rows: Sequence[SpeedRow], unit: str, figure: Callable[[SpeedRow], str]) -> Iterator[str]:
+    """One figure of every encoder at every length."""
+    lengths = sorted({row.length for row in rows})
+    yield "| encoder | parameters | " + " | ".join(f"{unit} at {length}" for length in lengths) + " |"
     yield "|---|---|" + "---|" * len(lengths)
     for name in ENCODERS:
-        found = {row.length: row for row in speed_rows if row.encoder == name}
+        found = {row.length: row for row in rows if row.encoder == name}
         if found:
-            figures = (f"{found[length].tokens_per_s:,.0f}" if length in found else "" for length in lengths)
+            figures = (figure(found[length]) if length in found else "" for length in lengths)
             yield f"| {name} | {next(iter(found.values())).num_parameters:,} | {' | '.join(figures)} |"
 
 
 def main() -> None:
     parser = command(__doc__)
-    parser.add_argument("--speed", action="store_true", help="measure speed instead")
+    parser.add_argument("--speed", action="store_true", help="measure speed and memory instead")
+    parser.add_argument(
+        "--pass", dest="one_pass", nargs=2, metavar=("ENCODER", "LENGTH"), help="print the memory of one forward pass"
+    )
     options = parser.parse_args()
     if options.table:
-        print("\n".join(table(read_rows(Row, RESULTS), read_rows(SpeedRow, SPEEDS))))
+        print("\n".join(tables(read_rows(Row, RESULTS), read_rows(SpeedRow, SPEEDS))))
+        return
+    torch.set_num_threads(1)
+    if options.one_pass:
+        encoder, length = options.one_pass
+        print(pass_mib(encoder, int(length)))
         return
     if options.speed:
-        torch.set_num_threads(1)
         measured = list(speeds(LENGTHS, ROUNDS))
         SPEEDS.unlink(missing_ok=True)
         for row in measured:
             append_row(SPEEDS, row)
         return
     if options.data is None or options.state is None:
-        parser.error("expected --data and --state, or --speed, or --table")
+        parser.error("expected --data and --state, or --speed, --pass or --table")
     data, state = options.data.resolve(), options.state.resolve()
     state.mkdir(parents=True, exist_ok=True)
     work(
@@ -262,7 +340,7 @@ def main() -> None:
         Row,
         planned,
         lambda run: execute(run, data, state),
-        lambda row: f"F1 {row.f1:.4f}, {row.cpu_s:.0f} s, {row.peak_mib:.0f} MiB",
+        lambda row: f"F1 {row.f1:.4f}, {row.cpu_s:.0f} s",
         jobs=options.jobs,
         minutes=options.minutes,
     )

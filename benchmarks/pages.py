@@ -9,7 +9,7 @@ pages by name are for dev: 30 of FUNSD, 100 of SROIE; both parts are written to 
 again, so a killed command goes on with the run that it was in.
 
 Every run is the recipe of its data, from random or, with `--start-from`, from a text bundle. The number of epochs is
-fixed beforehand and the last epoch's F1 is the one that counts. Mentions whose words do not follow each other in
+that of the recipe and the last epoch's F1 is the one that counts. Mentions whose words do not follow each other in
 reading order count as not found. FUNSD was written down mention by mention: the order given tells where they begin, so
 its scores are no forecast for other pages. A run has one thread; its time is that of the processor.
 """
@@ -30,6 +30,7 @@ from benchmarks.rows import read_rows, spread
 from benchmarks.runs import RECIPES, command, train, work
 from ner_service.bundle import WEIGHTS, Manifest, read_manifest
 from ner_service.types import PageOrder
+from training.config import load_run
 
 RESULTS = ROOT / "benchmarks/results/pages.jsonl"
 SEEDS = (0, 1, 2)
@@ -109,13 +110,15 @@ def name_of(manifest: Manifest) -> str:
 
 def execute(run: Run, state: Path, start_from: Path | None) -> Row:
     """Train from the start, for its whole cost is measured, and say what came of it."""
+    recipe = RECIPES / f"{run.data}.toml"
     settings = [
         f"seed={run.seed}",
+        f"evaluate_every={load_run(recipe).epochs}",
         f"model.num_axes={run.num_axes}",
         *(f'data.{part}=[{{ path = "{run.data}/{part}.jsonl", order = "{run.order}" }}]' for part in ("train", "dev")),
         *([f'model.start_from="{start_from}"'] if start_from else []),
     ]
-    finished = train(RECIPES / f"{run.data}.toml", settings, state / run.name, "--data", str(state))
+    finished = train(recipe, settings, state / run.name, "--data", str(state))
     metrics = json.loads(finished.output)
     return Row(
         **asdict(run),

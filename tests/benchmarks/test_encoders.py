@@ -1,9 +1,10 @@
-"""The comparison of encoders: as many weights in each, its plan, one tiny run, its rows and its table."""
+"""The comparison of encoders: as many weights in each, its plan, tiny runs, its rows and its tables."""
 
 from __future__ import annotations
 
 import gzip
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,23 +13,31 @@ from benchmarks import encoders
 from benchmarks.encoders import (
     ENCODERS,
     EPOCHS,
+    RATES,
+    RATES_DATA,
     RESULTS,
     ROFORMER,
     SEEDS,
     SPEEDS,
+    HeldOut,
     Row,
     Run,
     SpeedRow,
+    best_rate,
     execute,
+    f1_table,
     inline,
+    lengths_table,
     num_parameters,
+    pass_mib,
     planned,
+    rates_table,
     speeds,
-    subset,
-    table,
+    tables,
 )
+from benchmarks.processes import Finished, run_module
 from benchmarks.rows import append_row, read_rows
-from ner_service.formats import read_documents, write_documents
+from ner_service.formats import write_documents
 from training.config import load_run
 from training.sample import sample_documents
 
@@ -39,25 +48,33 @@ def row(data: str, encoder: str, seed: int, f1: float, cpu_s: float = 100.0) -> 
     return Row(
         data=data,
         encoder=encoder,
+        lr=5e-4,
         seed=seed,
+        held_out="dev",
         num_texts=10,
         epochs=EPOCHS[data],
         settings=ENCODERS[encoder],
         f1=f1,
         cpu_s=cpu_s,
-        peak_mib=1000.0,
         date="2026-01-01",
         hardware="none",
         torch="none",
     )
 
 
-def speed_row(encoder: str, length: int, tokens_per_s: float) -> SpeedRow:
+def tried(encoder: str, f1: tuple[float, ...]) -> list[Row]:
+    """The rows of an encoder's learning rates, as far as there are scores."""
+    rates = zip(RATES, f1, strict=False)
+    return [replace(row(RATES_DATA, encoder, 0, score), lr=rate, held_out="choose") for rate, score in rates]
+
+
+def speed_row(encoder: str, length: int, tokens_per_s: float, pass_mib: float = 50.4) -> SpeedRow:
     return SpeedRow(
         encoder=encoder,
         num_parameters=1234567,
         length=length,
         tokens_per_s=tokens_per_s,
+        pass_mib=pass_mib,
         rounds=1,
         date="2026-01-01",
         hardware="none",
@@ -95,68 +112,128 @@ def test_every_encoder_fits_its_recipe_and_the_first_is_its_own(data: str, encod
     assert (run == load_run(path, ["objectives={}"])) == (encoder == ROFORMER)
 
 
-def test_every_encoder_is_planned_for_each_seed_and_data_set() -> None:
+@pytest.mark.parametrize("data", EPOCHS)
+def test_rates_are_half_the_recipes_its_own_and_twice_it(data: str) -> None:
+    own = load_run(ROOT / f"training/recipes/{data}.toml").optimizer.lr
+    assert [rate / own for rate in RATES] == pytest.approx([0.5, 1.0, 2.0])
+
+
+def test_learning_rates_are_tried_first_of_every_encoder() -> None:
     runs = planned([])
-    assert len(set(runs)) == len(runs) == len(SEEDS) * len(EPOCHS) * len(ENCODERS)
-    assert {run.seed for run in runs[: len(EPOCHS) * len(ENCODERS)]} == {0}
+    assert len(set(runs)) == len(runs) == len(ENCODERS) * len(RATES)
+    assert {(run.data, run.seed, run.held_out) for run in runs} == {(RATES_DATA, 0, "choose")}
+    assert {(run.encoder, run.lr) for run in runs} == {(name, rate) for name in ENCODERS for rate in RATES}
+
+
+def test_an_encoders_runs_have_the_rate_that_was_best_for_it() -> None:
+    rows = [*tried("fnet", (0.1, 0.2, 0.3)), *tried("gmlp", (0.3, 0.2, 0.1)), *tried("amlp", (0.5, 0.4))]
+    runs = [run for run in planned(rows) if run.held_out == "dev"]
+    assert {(run.encoder, run.lr) for run in runs} == {("fnet", 1e-3), ("gmlp", 2.5e-4)}
+    assert len(set(runs)) == len(runs) == 2 * len(SEEDS) * len(EPOCHS)
+    assert [run.seed for run in runs] == sorted(run.seed for run in runs)
+    assert len(planned(rows)) - len(runs) == len(ENCODERS) * len(RATES) - len(rows)
+
+
+def test_a_score_on_dev_chooses_no_rate() -> None:
+    rows = tried("fnet", (0.2, 0.3, 0.3))
+    assert best_rate(rows, "fnet") == 5e-4  # the lower of equals
+    on_dev = replace(rows[0], f1=0.9, held_out="dev")
+    assert best_rate([*rows, on_dev], "fnet") == 5e-4
+    assert best_rate([on_dev, *rows[1:]], "fnet") is None
 
 
 def test_a_finished_run_is_not_planned_again() -> None:
+    rates = [found for name in ENCODERS for found in tried(name, (0.1, 0.3, 0.2))]
+    assert len(planned(rates)) == len(ENCODERS) * len(SEEDS) * len(EPOCHS)
     done = row("cmeee", "fnet", 1, 0.5)
-    assert set(planned([])) - set(planned([done])) == {done.run}
+    assert set(planned(rates)) - set(planned([*rates, done])) == {done.run}
 
 
-def test_texts_are_chosen_by_themselves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same ones whatever their order in the file."""
-    monkeypatch.setattr(encoders, "NUM_TEXTS", 20)
-    chosen = []
-    for name in ("one", "other"):
-        write_data(tmp_path / name, num_train=60, num_dev=1)
-        packed = tmp_path / name / "cluener/train.jsonl.gz"
-        if name == "other":
-            packed.write_bytes(gzip.compress(b"".join(gzip.decompress(packed.read_bytes()).splitlines(True)[::-1])))
-        path = subset(Run(data="cluener", encoder="fnet", seed=0), tmp_path / name, tmp_path / name)
-        chosen.append([document.text for document in read_documents(path)])
-    assert len(chosen[0]) == 20
-    assert chosen[0] == chosen[1][::-1]
-
-
-def test_a_tiny_run_becomes_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(encoders, "NUM_TEXTS", 16)
+@pytest.mark.parametrize(
+    ("held_out", "num_train", "num_dev"), [("choose", (14, 20), (1, 7)), ("dev", (21, 21), (4, 4))]
+)
+def test_a_tiny_run_becomes_a_row(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    held_out: HeldOut,
+    num_train: tuple[int, int],
+    num_dev: tuple[int, int],
+) -> None:
+    """One that tries a rate reads a part of the texts and is scored on the others; dev is not touched."""
+    monkeypatch.setattr(encoders, "NUM_TEXTS", 21)
     monkeypatch.setitem(EPOCHS, "cluener", 1)
-    write_data(tmp_path, num_train=20, num_dev=4)
-    run = Run(data="cluener", encoder="gmlp", seed=3)
+    write_data(tmp_path, num_train=30, num_dev=4)
+    if held_out == "choose":
+        (tmp_path / "cluener/dev.jsonl.gz").unlink()
+    run = Run(data="cluener", encoder="gmlp", lr=2e-3, seed=3, held_out=held_out)
     found = execute(run, tmp_path, tmp_path)
     assert found.run == run
     assert 0.0 <= found.f1 <= 1.0
     assert found.cpu_s > 0
-    assert found.peak_mib > 100
     manifest = json.loads((tmp_path / run.name / "bundle/manifest.json").read_text(encoding="utf-8"))
     assert manifest["model"]["encoder"].items() >= ENCODERS["gmlp"].items()
+    assert manifest["run"]["optimizer"]["lr"] == 2e-3
+    counts = {part: sum(map(num_lines, manifest["run"]["data"][part])) for part in ("train", "dev")}
+    assert num_train[0] <= counts["train"] <= num_train[1]
+    assert num_dev[0] <= counts["dev"] <= num_dev[1]
+    assert held_out == "dev" or counts["train"] + counts["dev"] == 21
     append_row(tmp_path / "rows.jsonl", found)
     assert read_rows(Row, tmp_path / "rows.jsonl") == [found]
 
 
-def test_speed_is_measured_of_every_encoder_at_every_length(monkeypatch: pytest.MonkeyPatch) -> None:
+def num_lines(source: dict[str, str]) -> int:
+    content = Path(source["path"]).read_bytes()
+    return len((gzip.decompress(content) if source["path"].endswith(".gz") else content).splitlines())
+
+
+def test_speed_and_memory_are_measured_of_every_encoder_at_every_length(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(encoders, "BATCH_TOKENS", 16)
+    monkeypatch.setattr(encoders, "run_module", lambda _, arguments: Finished(output="7.5\n", cpu_s=0.0, peak_mib=0.0))
     rows = list(speeds((8, 32), rounds=1))
     assert [(found.length, found.encoder) for found in rows] == [
         (length, name) for length in (8, 32) for name in ENCODERS
     ]
     assert all(found.tokens_per_s > 0 and found.num_parameters == num_parameters(found.encoder) for found in rows)
+    assert {found.pass_mib for found in rows} == {7.5}
 
 
-def test_the_table_says_mean_spread_gain_cost_and_speed() -> None:
+def test_memory_of_a_pass_grows_with_its_tokens() -> None:
+    """In a fresh process, as `--speed` asks for it: at least the inner channels of all tokens, and not the weights."""
+    inner_mib = encoders.BATCH_TOKENS * 1024 * 4 / 2**20
+    found = float(run_module("benchmarks.encoders", ["--pass", ROFORMER, "128"]).output)
+    assert inner_mib < found < 20 * inner_mib
+
+
+def test_a_pass_that_was_made_before_takes_no_more_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The must-fail twin: so each is measured in a process of its own."""
+    monkeypatch.setattr(encoders, "BATCH_TOKENS", 256)
+    pass_mib("fnet", 32)
+    assert pass_mib("fnet", 32) < 1.0
+
+
+def test_the_table_of_rates_says_what_was_tried() -> None:
+    lines = list(rates_table([*tried("fnet", (0.25, 0.5)), row(RATES_DATA, "gmlp", 0, 0.5)]))
+    assert lines[0] == "| encoder | F1 on the tenth at 0.00025 | F1 on the tenth at 0.0005 | F1 on the tenth at 0.001 |"
+    assert lines[2:] == ["| fnet | 0.2500 | 0.5000 |  |"]
+
+
+def test_the_table_of_f1_says_rate_mean_spread_gain_and_time() -> None:
     rows = [row("cmeee", ROFORMER, seed, 0.5 + seed / 100) for seed in SEEDS]
     rows += [row("cmeee", "gmlp", seed, 0.48 + seed / 100, cpu_s=150.0) for seed in SEEDS]
     rows.append(row("cluener", "gmlp", 0, 0.4))  # nothing to compare with
-    speed_rows = [speed_row("gmlp", 2048, 7000.0), speed_row("gmlp", 32, 8000.4), speed_row("fnet", 32, 9000.0)]
-    lines = list(table(rows, speed_rows))
-    assert "| cmeee | roformer | 0.5100 (0.0100) of 3 | +0.0000 | 1.00 | 1.00 |" in lines
-    assert "| cmeee | gmlp | 0.4900 (0.0100) of 3 | -0.0200 | 1.50 | 1.00 |" in lines
-    assert not [line for line in lines if line.startswith("| cluener")]
-    assert "| encoder | parameters | tokens/s at 32 | tokens/s at 2048 |" in lines
-    assert lines[-2:] == ["| gmlp | 1,234,567 | 8,000 | 7,000 |", "| fnet | 1,234,567 | 9,000 |  |"]
+    rows += tried(ROFORMER, (0.9, 0.9, 0.9))  # not on dev
+    assert list(f1_table(rows))[2:] == [
+        "| cmeee | roformer | 0.0005 | 0.5100 (0.0100) of 3 | +0.0000 | 1.00 |",
+        "| cmeee | gmlp | 0.0005 | 0.4900 (0.0100) of 3 | -0.0200 | 1.50 |",
+    ]
+
+
+def test_the_tables_of_lengths_have_a_column_each() -> None:
+    rows = [speed_row("gmlp", 2048, 7000.0), speed_row("gmlp", 32, 8000.4), speed_row("fnet", 32, 9000.0)]
+    lines = list(lengths_table(rows, "tokens/s", lambda row: f"{row.tokens_per_s:,.0f}"))
+    assert lines[0] == "| encoder | parameters | tokens/s at 32 | tokens/s at 2048 |"
+    assert lines[2:] == ["| gmlp | 1,234,567 | 8,000 | 7,000 |", "| fnet | 1,234,567 | 9,000 |  |"]
+    assert list(tables([], rows))[-2:] == ["| gmlp | 1,234,567 | 50 | 50 |", "| fnet | 1,234,567 | 50 |  |"]
 
 
 def test_committed_rows_are_read_and_each_run_stands_once() -> None:

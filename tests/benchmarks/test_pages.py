@@ -98,7 +98,7 @@ def test_recipes_name_the_parts() -> None:
 def test_a_run_gives_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = (ROOT / "training/recipes/funsd.toml").read_text(encoding="utf-8")
     for large, small in (
-        ("epochs = 40", "epochs = 1"),
+        ("epochs = 20", "epochs = 1"),
         ("hidden_size = 256", "hidden_size = 16"),
         ("num_layers = 4", "num_layers = 1"),
         ("intermediate_size = 1024", "intermediate_size = 16"),
