@@ -10,9 +10,11 @@ from another encoder, or on the full sets, are others. Needs `pytorch-crf`.
 
 Every run is `heads.toml` with its head's settings. Pointer heads are trained by `ner-train train`, taggers by
 `benchmarks.accuracy.tagging`, each in a process of its own on one thread. A tenth of the training texts, by a hash of
-the text, chooses the epoch (and a tagger's rule); dev is read once, for the row. Taggers learn the outermost mentions,
-for tags can say no more; all are measured against every mention and, apart, against the outermost ones. What time and
-memory are is said in `benchmarks.accuracy.costs`; on a GPU, runs are trained one at a time, for they share its clock.
+the text, chooses the epoch (and a tagger's rule); dev is read once, for the row. It chooses the learning rate, too:
+with each head the first seed learns CLUENER at all of `RATES`, and what scored most on the tenth is the rate of the
+head's other runs. Taggers learn the outermost mentions, for tags can say no more; all are measured against every
+mention and, apart, against the outermost ones. What time and memory are is said in `benchmarks.accuracy.costs`; on a
+GPU, runs are trained one at a time, for they share its clock.
 """
 
 from __future__ import annotations
@@ -26,7 +28,9 @@ from typing import Annotated
 import torch
 import typer
 
+from benchmarks.accuracy import rates
 from benchmarks.accuracy.costs import Clock
+from benchmarks.accuracy.rates import best_rate
 from benchmarks.accuracy.splits import split_texts
 from benchmarks.accuracy.taggers import TRANSITIONS_LR
 from benchmarks.accuracy.tags import Rule
@@ -58,6 +62,9 @@ SETTINGS: dict[Head, tuple[str, ...]] = {
     "crf": ("optimizer.head_lr=1e-3",),
 }
 
+RATES = (1e-4, 2e-4, 4e-4)
+"""Of the encoder."""
+
 EPOCHS = {"cluener": 10, "cmeee": 10, "wnut17": 15}
 """Of the sets that are cut: some 700 to 1,000 steps; a pointer head predicts nothing in its first 100 to 350."""
 
@@ -75,11 +82,12 @@ class Start:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """One training run: a head on a set, cut or full, with a seed, from weights of this SHA-256."""
+    """One training run: a head on a set, cut or full, at a learning rate, with a seed, from weights of this SHA-256."""
 
     data: str
     full: bool
     head: Head
+    lr: float
     seed: int
     start_sha256: str
 
@@ -89,7 +97,7 @@ class Run:
 
     @property
     def name(self) -> str:
-        return f"{self.subset}-{self.head}-{self.seed}-{self.start_sha256[:8]}"
+        return f"{self.subset}-{self.head}-{self.lr:g}-{self.seed}-{self.start_sha256[:8]}"
 
     @property
     def epochs(self) -> int:
@@ -100,14 +108,15 @@ class Run:
 class Row:
     """What came of a run.
 
-    `num_train` counts the documents learnt from; `settings` are the learning rates. `selected_epoch` counts from 1;
-    `selection_f1` is its F1 on the tenth, `f1` and `outermost_f1` are on dev. `rule` is a tagger's
+    `num_train` counts the documents learnt from; `settings` are the other learning rates. `selected_epoch` counts from
+    1; `selection_f1` is its F1 on the tenth, `f1` and `outermost_f1` are on dev. `rule` is a tagger's
     (`benchmarks.accuracy.tags`). `seconds`, `peak_mib` and `clock` are those of training (`benchmarks.accuracy.costs`).
     """
 
     data: str
     full: bool
     head: Head
+    lr: float
     seed: int
     start_sha256: str
     start: str
@@ -128,19 +137,43 @@ class Row:
 
     @property
     def run(self) -> Run:
-        return Run(data=self.data, full=self.full, head=self.head, seed=self.seed, start_sha256=self.start_sha256)
+        return Run(
+            data=self.data,
+            full=self.full,
+            head=self.head,
+            lr=self.lr,
+            seed=self.seed,
+            start_sha256=self.start_sha256,
+        )
 
 
 def planned(rows: Sequence[Row], start_sha256: str, *, full: bool) -> list[Run]:
-    """Runs still to do, all heads of a seed before the next seed: a comparison that was broken off is fair too."""
+    """Runs still to do: those at several rates, then all heads of a seed at their best ones before the next seed.
+
+    A comparison that was broken off is fair too.
+    """
     done = {row.run for row in rows}
-    everything = (
-        Run(data=data, full=full, head=head, seed=seed, start_sha256=start_sha256)
+    everything = [
+        Run(data=rates.DATA, full=full, head=head, lr=lr, seed=rates.SEED, start_sha256=start_sha256)
+        for head in SETTINGS
+        for lr in RATES
+    ]
+    best = {head: rate_of(rows, head, start_sha256, full=full) for head in SETTINGS}
+    everything += [
+        Run(data=data, full=full, head=head, lr=lr, seed=seed, start_sha256=start_sha256)
         for seed in SEEDS
         for data in (FULL_EPOCHS if full else EPOCHS)
-        for head in SETTINGS
-    )
-    return [run for run in everything if run not in done]
+        for head, lr in best.items()
+        if lr is not None
+    ]
+    return [run for run in dict.fromkeys(everything) if run not in done]
+
+
+def rate_of(rows: Sequence[Row], head: Head, start_sha256: str, *, full: bool) -> float | None:
+    """The learning rate of a head on an encoder, as soon as it is chosen."""
+    wanted = (rates.DATA, full, head, rates.SEED, start_sha256)
+    tried = (row for row in rows if (row.data, row.full, row.head, row.seed, row.start_sha256) == wanted)
+    return best_rate(tried, RATES)
 
 
 def read_start(folder: Path) -> Start:
@@ -162,7 +195,8 @@ def execute(run: Run, start: Start, data: Path, state: Path) -> Row:
     """Train from the start, for its whole cost is measured, and say what came of it."""
     split = split_texts(data / run.data / "train.jsonl.gz", None if run.full else NUM_TEXTS, state)
     dev = list(read_documents(data / run.data / "dev.jsonl.gz"))
-    options = options_of(run.seed, run.epochs, start.folder, split, SETTINGS[run.head])
+    own = (*SETTINGS[run.head], f"optimizer.lr={run.lr}")
+    options = options_of(run.seed, run.epochs, start.folder, split, own)
     trained = train(run.head, options, dev, state / run.name)
     return Row(
         **asdict(run),
@@ -181,26 +215,26 @@ def execute(run: Run, start: Start, data: Path, state: Path) -> Row:
 
 
 def rates_of(head: Head, options: Sequence[str]) -> tuple[str, ...]:
-    """The learning rates that a run had, for its row: `heads.toml` may have others by and by."""
-    optimizer = load_run(RECIPE, options[1::2]).optimizer
-    rates = (f"lr={optimizer.lr:g}", f"head_lr={optimizer.head_lr:g}")
-    return (*rates, f"transitions_lr={TRANSITIONS_LR:g}") if head == "crf" else rates
+    """The learning rates that a run had beside the encoder's: `heads.toml` may have others by and by."""
+    head_rate = f"head_lr={load_run(RECIPE, options[1::2]).optimizer.head_lr:g}"
+    return (head_rate, f"transitions_lr={TRANSITIONS_LR:g}") if head == "crf" else (head_rate,)
 
 
 def table(rows: Sequence[Row]) -> Iterator[str]:
-    """Markdown: mean F1 and its spread for every set and head, time and memory as ratios to the reference head."""
-    yield "| set | encoder | head | F1, mean (standard deviation) of seeds | outermost mentions | time | memory |"
-    yield "|---|---|---|---|---|---|---|"
-    groups = dict.fromkeys((row.run.subset, row.start, row.start_sha256) for row in rows)
+    """Markdown: mean F1 and spread of every set and head at its rate, time and memory as ratios to the reference."""
+    yield "| set | encoder | head | rate | F1, mean (spread) of seeds | outermost mentions | time | memory |"
+    yield "|---|---|---|---|---|---|---|---|"
+    counted = [row for row in rows if row.lr == rate_of(rows, row.head, row.start_sha256, full=row.full)]
+    groups = dict.fromkeys((row.run.subset, row.start, row.start_sha256) for row in counted)
     for group in groups:
-        own = [row for row in rows if (row.run.subset, row.start, row.start_sha256) == group]
+        own = [row for row in counted if (row.run.subset, row.start, row.start_sha256) == group]
         reference = [row for row in own if row.head == REFERENCE]
         for head in SETTINGS:
             of_head = [row for row in own if row.head == head]
             if not of_head:
                 continue
             scores = (spread([row.f1 for row in of_head]), spread([row.outermost_f1 for row in of_head]))
-            cells = (*group[:2], head, *scores, *_ratios(of_head, reference))
+            cells = (*group[:2], head, f"{of_head[0].lr:g}", *scores, *_ratios(of_head, reference))
             yield f"| {' | '.join(cells)} |"
 
 

@@ -9,9 +9,9 @@ drawn anew with each seed. A finished run is a line of `benchmarks/results/start
 from another encoder are others, random ones serve every encoder of a shape.
 
 A run is `heads.toml` with our default head, on nine tenths of the training texts; the last tenth chooses the epoch, and
-dev is read once, for the row. The adapted encoder has the recipe's learning rate, random weights that of
-`training/recipes/cluener.toml`, which was chosen at a smaller width; neither was swept here. A run has one thread; its
-time is that of the processor.
+dev is read once, for the row. It chooses the learning rate, too: of each start the first seed learns CLUENER at all of
+`RATES`, and what scored most there is the rate of its other runs. A run has one thread; its time is that of the
+processor.
 """
 
 from __future__ import annotations
@@ -26,8 +26,10 @@ from typing import Literal
 
 import torch
 
+from benchmarks.accuracy import rates
 from benchmarks.accuracy.costs import Clock
 from benchmarks.accuracy.heads import REFERENCE, read_start
+from benchmarks.accuracy.rates import best_rate
 from benchmarks.accuracy.splits import split_texts
 from benchmarks.accuracy.trained import options_of, train
 from benchmarks.machine import where
@@ -45,15 +47,13 @@ SEEDS = (0, 1, 2)
 EPOCHS = {"cluener": 5, "cmeee": 3}
 
 Arm = Literal["random", "adapted"]
-RATES: dict[Arm, tuple[str, str]] = {
-    "random": ("optimizer.lr=5e-4", "optimizer.head_lr=1e-3"),
-    "adapted": ("optimizer.lr=2e-4", "optimizer.head_lr=1e-3"),
-}
+RATES: dict[Arm, tuple[float, ...]] = {"random": (2.5e-4, 5e-4, 1e-3), "adapted": (1e-4, 2e-4, 4e-4)}
+HEAD_RATE = "optimizer.head_lr=1e-3"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """One training run: a set, what it starts from, and a seed.
+    """One training run: a set, what it starts from, the encoder's learning rate, and a seed.
 
     `shape` is that of `shape_of`; `encoder` is the SHA-256 of adapted weights, and for random ones the shape again.
     """
@@ -62,11 +62,12 @@ class Run:
     arm: Arm
     shape: str
     encoder: str
+    lr: float
     seed: int
 
     @property
     def name(self) -> str:
-        return f"{self.data}-{self.arm}-{self.encoder[:8]}-{self.seed}"
+        return f"{self.data}-{self.arm}-{self.encoder[:8]}-{self.lr:g}-{self.seed}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,9 +78,9 @@ class Row:
     arm: Arm
     shape: str
     encoder: str
+    lr: float
     seed: int
     epochs: int
-    settings: tuple[str, ...]
     selected_epoch: int
     selection_f1: float
     f1: float
@@ -92,7 +93,7 @@ class Row:
 
     @property
     def run(self) -> Run:
-        return Run(data=self.data, arm=self.arm, shape=self.shape, encoder=self.encoder, seed=self.seed)
+        return Run(data=self.data, arm=self.arm, shape=self.shape, encoder=self.encoder, lr=self.lr, seed=self.seed)
 
 
 def shape_of(bundle: Bundle) -> str:
@@ -102,16 +103,28 @@ def shape_of(bundle: Bundle) -> str:
 
 
 def planned(rows: Sequence[Row], shape: str, adapted: str) -> list[Run]:
-    """Runs still to do, all of an arm and a seed before the next."""
+    """Runs still to do, an arm after the other: those at several rates, then all at the best of them."""
     done = {row.run for row in rows}
     encoders: dict[Arm, str] = {"random": shape, "adapted": adapted}
-    everything = (
-        Run(data=data, arm=arm, shape=shape, encoder=encoder, seed=seed)
-        for arm, encoder in encoders.items()
-        for seed in SEEDS
-        for data in EPOCHS
-    )
-    return [run for run in everything if run not in done]
+    everything = []
+    for arm, encoder in encoders.items():
+        everything += [
+            Run(data=rates.DATA, arm=arm, shape=shape, encoder=encoder, lr=lr, seed=rates.SEED) for lr in RATES[arm]
+        ]
+        best = rate_of(rows, arm, encoder)
+        everything += [
+            Run(data=data, arm=arm, shape=shape, encoder=encoder, lr=best, seed=seed)
+            for seed in SEEDS
+            for data in EPOCHS
+            if best is not None
+        ]
+    return [run for run in dict.fromkeys(everything) if run not in done]
+
+
+def rate_of(rows: Sequence[Row], arm: Arm, encoder: str) -> float | None:
+    """The learning rate of a start, as soon as it is chosen."""
+    tried = (row for row in rows if (row.data, row.encoder, row.seed) == (rates.DATA, encoder, rates.SEED))
+    return best_rate(tried, RATES[arm])
 
 
 def random_twin(bundle: Bundle, seed: int) -> Bundle:
@@ -130,12 +143,11 @@ def execute(run: Run, adapted: Path, data: Path, state: Path) -> Row:
     if run.arm == "random":
         start = state / f"{run.name}-start"
         random_twin(Bundle.load(adapted), run.seed).save(start)
-    options = options_of(run.seed, EPOCHS[run.data], start, split, RATES[run.arm])
+    options = options_of(run.seed, EPOCHS[run.data], start, split, (f"optimizer.lr={run.lr}", HEAD_RATE))
     trained = train(REFERENCE, options, dev, state / run.name)
     return Row(
         **asdict(run),
         epochs=EPOCHS[run.data],
-        settings=RATES[run.arm],
         selected_epoch=trained.selected_epoch,
         selection_f1=trained.selection_f1,
         f1=trained.report.micro.f1,
@@ -145,17 +157,18 @@ def execute(run: Run, adapted: Path, data: Path, state: Path) -> Row:
 
 
 def table(rows: Sequence[Row]) -> Iterator[str]:
-    """Markdown: mean F1 and spread of each start, against random weights of the same shape."""
-    yield "| set | start | F1, mean (standard deviation) of seeds | against random | epochs | time |"
-    yield "|---|---|---|---|---|---|"
-    for data, shape, encoder in dict.fromkeys((row.data, row.shape, row.encoder) for row in rows):
-        own = [row for row in rows if (row.data, row.encoder) == (data, encoder)]
-        random = [row for row in rows if (row.data, row.encoder) == (data, shape)]
+    """Markdown: mean F1 and spread of each start at its rate, against random weights of the same shape."""
+    yield "| set | start | rate | F1, mean (standard deviation) of seeds | against random | epochs | time |"
+    yield "|---|---|---|---|---|---|---|"
+    counted = [row for row in rows if row.lr == rate_of(rows, row.arm, row.encoder)]
+    for data, shape, encoder in dict.fromkeys((row.data, row.shape, row.encoder) for row in counted):
+        own = [row for row in counted if (row.data, row.encoder) == (data, encoder)]
+        random = [row for row in counted if (row.data, row.encoder) == (data, shape)]
         f1 = [row.f1 for row in own]
         gain = f"{statistics.fmean(f1) - statistics.fmean(row.f1 for row in random):+.4f}" if random else "-"
         minutes = statistics.median(row.seconds for row in own) / 60
         name = f"{own[0].arm} {encoder[:8]}"
-        yield f"| {data} | {name} | {spread(f1)} | {gain} | {own[0].epochs} | {minutes:.0f} min |"
+        yield f"| {data} | {name} | {own[0].lr:g} | {spread(f1)} | {gain} | {own[0].epochs} | {minutes:.0f} min |"
 
 
 def main() -> None:

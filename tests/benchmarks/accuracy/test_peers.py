@@ -126,7 +126,7 @@ def test_a_peer_that_is_not_installed_is_left_out(capsys: pytest.CaptureFixture[
 def test_every_set_has_peers_that_can_be_asked() -> None:
     assert all(set(compared.peers) <= PEERS.keys() for compared in SETS.values())
     for compared in SETS.values():
-        assert all(set(source.labels.values()) == set(LABELS) for source in compared.sources)
+        assert all(set((source.labels or {}).values()) == set(LABELS) for source in compared.sources)
     assert [name for name, compared in SETS.items() if not compared.peers] == list(OWN)
 
 
