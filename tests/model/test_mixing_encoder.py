@@ -118,6 +118,17 @@ def test_n2_what_stands_in_the_padding_is_irrelevant(kind: str) -> None:
         torch.testing.assert_close(text, same, rtol=0, atol=1e-11)
 
 
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_n2_must_fail_where_the_padding_is_read(kind: str) -> None:
+    """The twin: the same garbage as tokens of the texts."""
+    model = encoder(kind)
+    filled = [[*token_ids, *[19] * (7 - len(token_ids))] for token_ids in TEXTS]
+    expected = [row_LD.clone() for row_LD in model(pad(filled, 0))]
+    model.token_embedding.weight[19] = torch.linspace(-1e3, 2e3, 16)
+    for row_LD, other, token_ids in zip(model(pad(filled, 0))[1:], expected[1:], TEXTS[1:], strict=True):
+        assert furthest(row_LD[: len(token_ids)], other[: len(token_ids)]) > 1e-2
+
+
 @pytest.mark.parametrize("kind", ["gmlp", "fnet", "hypermixer"])
 def test_n2_not_even_what_is_no_number(kind: str) -> None:
     """A product with a mask of zeros would let it through."""
