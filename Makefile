@@ -29,7 +29,7 @@ $(READY): pyproject.toml training/pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: make setup PYTHON=/path/to/python" >&2; exit 1; }
 	@echo "Installing into .venv; the first time takes a few minutes."
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@$(PIP_INSTALL) --constraint constraints.txt --editable '.[serve,train,dev]' --editable ./training
+	@$(PIP_INSTALL) --constraint constraints.txt --editable '.[serve,train,dev,ocr]' --editable ./training
 	@touch $@
 
 check: $(READY)  ## formatting, lint, types, walls, Dockerfile
