@@ -8,7 +8,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -76,9 +75,6 @@ def _input(line: Line, record: dict[str, Any]) -> Input:
 
 
 def _order(line: Line, record: dict[str, Any]) -> PageOrder:
-    misspelt = get_close_matches("order", record, cutoff=0.8)
-    if misspelt and "order" not in record:
-        raise line.error(f"found the key {misspelt[0]!r}, expected 'order'")
     match record.get("order", "reading"):
         case "reading":
             return "reading"
