@@ -1,9 +1,8 @@
-"""The FLOPs, the plan and the tables of the enlargement benchmark, and a run of it from end to end."""
+"""The FLOPs, the plan and the table of the enlargement benchmark, and runs of it from end to end."""
 
 from __future__ import annotations
 
-import gzip
-import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,37 +11,35 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+import benchmarks.runs
+from benchmarks import enlargement
 from benchmarks.enlargement import (
     ARMS,
-    KEPT,
-    RECIPE,
     RESULTS,
     SEEDS,
     Arm,
     Counter,
     Experiment,
-    Kept,
+    Ground,
     Row,
     Run,
-    copies_apart,
+    Small,
+    Worker,
     divide,
-    execute,
     flops,
-    kept_table,
-    measure_kept,
     planned,
     table,
 )
+from benchmarks.enlargement_kept import RECIPE
+from benchmarks.processes import Finished
 from benchmarks.rows import append_row, read_rows
-from ner_service.bundle import Bundle
 from ner_service.model.batch import pad
 from ner_service.model.config import HeadConfig, Heads, ModelConfig, RoFormerConfig
 from ner_service.model.text_model import TextModel
 from ner_service.records import structure
-from ner_service.types import Document
+from tests.benchmarks.test_encoders import write_data
 from tests.training.runs import setup_of
 from training.config import load_run
-from training.enlargement import Plan, enlarge
 from training.enlargement.width import Grown
 from training.sample import sample_documents
 
@@ -75,7 +72,6 @@ def row(arm: Arm, seed: int = 0, f1: float = 0.5, budget: int = 8, cpu_s: float 
         small_f1=None,
         apart=0.25 if arm == "enlarged" else None,
         cpu_s=cpu_s,
-        peak_mib=1000.0,
         date="2026-01-01",
         hardware="none",
         torch="none",
@@ -127,7 +123,7 @@ def test_a_budget_is_used_up_to_an_epoch_of_the_small_model(arm: Arm) -> None:
     large = replace(setup.config, encoder=Grown(setup.config.encoder, 2, "more_heads").encoder)
     counter = Counter(setup)
     most, least = counter.flops(large, 8), counter.flops(large, 8) - counter.flops(setup.config, 1) * 1.1
-    found = divide(arm, 8, counter, setup.config, large)
+    found = divide(arm, 8, Ground(settings=(), small=setup.config, large=large, counter=counter))
     assert least < found.flops <= most
     assert (found.large, found.small > 0) == {
         "large": (8, False),
@@ -141,8 +137,13 @@ def test_a_budget_is_used_up_to_an_epoch_of_the_small_model(arm: Arm) -> None:
 def test_a_finished_run_is_not_planned_again() -> None:
     experiment = Experiment()
     everything = planned([], experiment)
-    assert len(everything) == len(set(everything)) == len(experiment.budgets) * len(SEEDS) * len(ARMS)
-    assert {run.budget for run in everything[: len(SEEDS) * len(ARMS)]} == {min(experiment.budgets)}
+    assert len(everything) == len(set(everything)) == len(SEEDS) * (len(ARMS) + len(ARMS) - 1)
+    first = everything[: len(SEEDS) * len(ARMS)]
+    assert (
+        {run.budget for run in first}
+        == {min(experiment.budgets)}
+        == {run.budget for run in everything if run.arm == "equal"}
+    )
     assert set(everything) - set(planned([row("equal", 1)], experiment)) == {Run(arm="equal", budget=8, seed=1)}
 
 
@@ -154,41 +155,7 @@ def test_the_small_model_of_the_recipe_grows_into_the_large_one() -> None:
     assert Grown(small, 2, "more_heads").encoder == replace(large, layer_norm_eps=5e-13)
 
 
-def test_what_is_kept_has_a_row_each(tiny_bundle_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_documents_gz(tmp_path / "cluener/dev.jsonl.gz", sample_documents(30))
-    monkeypatch.setattr("benchmarks.enlargement.KEPT", tmp_path / "kept.jsonl")
-    measure_kept(tiny_bundle_folder, tmp_path)
-    rows = read_rows(Kept, tmp_path / "kept.jsonl")
-    assert [kept.way for kept in rows] == [
-        (2, 2, "more_heads"),
-        (4, 2, "more_heads"),
-        (2, 2, "wider_heads"),
-        (1, 4, "more_heads"),
-        (2, 4, "more_heads"),
-    ]
-    assert all(kept.num_texts == 30 and kept.num_entities > 30 and kept.num_differing == 0 for kept in rows)
-    assert all(0.0 < kept.largest < 5e-5 for kept in rows)
-    assert len({kept.parameters for kept in rows}) == 4  # however the heads grow, there are as many weights
-    measure_kept(tiny_bundle_folder, tmp_path)
-    assert read_rows(Kept, tmp_path / "kept.jsonl") == rows
-    lines = list(kept_table(rows))
-    assert len(lines) == 2 + len(rows)
-    assert lines[2].startswith("| tiny | x 2 | 2 | more_heads | ")
-
-
-def test_how_far_copies_are_apart(tiny_bundle: Bundle, tmp_path: Path) -> None:
-    """None before training, as much as nothing in common for half of the channels of other weights."""
-    large = enlarge(tiny_bundle, Plan(width_factor=2))
-    large.save(tmp_path / "large")
-    assert copies_apart(tmp_path / "large", ["Ada in London", "李雷"]) < 1e-6
-    norms = {name: weight.clone() for name, weight in large.weights.items() if "feed_norm" in name}
-    for weight in norms.values():
-        weight[len(weight) // 2 :] *= -1.0
-    replace(large, weights={**large.weights, **norms}).save(tmp_path / "other")
-    assert copies_apart(tmp_path / "other", ["Ada in London", "李雷"]) > 0.5
-
-
-def test_tables() -> None:
+def test_the_table() -> None:
     rows = [row("large", seed, 0.5 + seed / 100) for seed in SEEDS]
     rows += [row("enlarged", seed, 0.53 + seed / 100, cpu_s=80.0) for seed in SEEDS]
     lines = list(table([*rows, row("equal", budget=24)]))
@@ -198,32 +165,43 @@ def test_tables() -> None:
     ]
 
 
-def write_documents_gz(path: Path, documents: list[Document]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with gzip.open(path, "wt", encoding="utf-8") as file:
-        for document in documents:
-            entities = [{"start": e.start, "end": e.end, "label": e.label} for e in document.entities]
-            file.write(json.dumps({"text": document.text, "entities": entities}, ensure_ascii=False) + "\n")
+def test_from_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A small model trained once, enlarged in two ways and trained on; rows of it that are read again.
+
+    The second run is made by another worker, as after a killed command.
+    """
+    write_data(tmp_path, num_train=48, num_dev=12)
+    trainings = []
+
+    def train(recipe: Path, settings: Sequence[str], output: Path) -> Finished:
+        trainings.append(output.relative_to(tmp_path).as_posix())
+        return benchmarks.runs.train(recipe, settings, output)
+
+    monkeypatch.setattr(enlargement, "train", train)
+    found = [Worker(TINY, tmp_path, tmp_path).execute(Run(arm=arm, budget=2, seed=1)) for arm in ("enlarged", "equal")]
+    epochs = found[0].small_epochs
+    assert epochs > 1
+    assert trainings == [f"small-{epochs}-epochs-1", "enlarged-2-1/large", "equal-2-1/large"]
+    [small] = read_rows(Small, tmp_path / "small.jsonl")
+    for row in found:
+        assert (row.large_epochs, row.small_epochs, row.small_f1) == (1, epochs, small.f1)
+        assert 0.0 <= row.f1 <= 1.0
+        assert row.cpu_s > small.cpu_s > 0
+        append_row(tmp_path / "rows.jsonl", row)
+    assert read_rows(Row, tmp_path / "rows.jsonl") == found
+    shares, equal = (row.apart or 0.0 for row in found)
+    assert shares > 0.01
+    assert shares > equal > 0.0  # dropout alone
 
 
-def test_from_end_to_end(tmp_path: Path) -> None:
-    """A small model trained, enlarged, trained on; a row of it that is read again."""
-    documents = sample_documents(60)
-    write_documents_gz(tmp_path / "cluener/train.jsonl.gz", documents[:48])
-    write_documents_gz(tmp_path / "cluener/dev.jsonl.gz", documents[48:])
-    found = execute(Run(arm="enlarged", budget=2, seed=1), TINY, tmp_path, tmp_path)
-    assert (found.large_epochs, found.small_epochs > 1) == (1, True)
-    assert 0.0 <= found.f1 <= 1.0
-    assert found.small_f1 is not None
-    assert found.apart is not None
-    assert found.apart > 0.01
-    assert found.cpu_s > 0
-    append_row(tmp_path / "rows.jsonl", found)
-    assert read_rows(Row, tmp_path / "rows.jsonl") == [found]
+def test_the_small_arm_shares_too(tmp_path: Path) -> None:
+    """At a budget it has the epochs of the small phase at twice the budget, but for what whole epochs leave over."""
+    write_data(tmp_path, num_train=40, num_dev=4)
+    ground = Worker(TINY, tmp_path, tmp_path).ground(0)
+    alone, phase = divide("small", 2, ground), divide("enlarged", 4, ground)
+    assert alone.small == pytest.approx(phase.small, abs=1)
 
 
 def test_the_committed_rows_are_read_and_each_run_stands_once() -> None:
     rows = read_rows(Row, RESULTS)
     assert len({row.run for row in rows}) == len(rows)
-    kept = read_rows(Kept, KEPT)
-    assert len({(row.weights_sha256, row.way) for row in kept}) == len(kept)
