@@ -37,6 +37,8 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from benchmarks.accuracy import rates
+from benchmarks.accuracy.rates import best_rate
 from benchmarks.accuracy.splits import split_texts
 from benchmarks.machine import where
 from benchmarks.processes import ROOT, run_module
@@ -55,7 +57,6 @@ EPOCHS = {"cluener": 10, "cmeee": 7}
 RATES = (2.5e-4, 5e-4, 1e-3)
 """Learning rates that are tried: half the recipe's, the recipe's and twice the recipe's."""
 
-RATES_DATA = "cluener"
 LENGTHS = (32, 128, 512, 2048)
 BATCH_TOKENS = 2048
 ROUNDS = 15
@@ -152,9 +153,11 @@ def planned(rows: Sequence[Row]) -> list[Run]:
     encoders whose rate is chosen.
     """
     everything = [
-        Run(data=RATES_DATA, encoder=name, lr=rate, seed=0, held_out="choose") for name in ENCODERS for rate in RATES
+        Run(data=rates.DATA, encoder=name, lr=lr, seed=rates.SEED, held_out="choose")
+        for name in ENCODERS
+        for lr in RATES
     ]
-    chosen = {name: best_rate(rows, name) for name in ENCODERS}
+    chosen = {name: rate_of(rows, name) for name in ENCODERS}
     everything += [
         Run(data=data, encoder=name, lr=rate, seed=seed, held_out="dev")
         for seed in SEEDS
@@ -166,10 +169,14 @@ def planned(rows: Sequence[Row]) -> list[Run]:
     return [run for run in everything if run not in done]
 
 
-def best_rate(rows: Sequence[Row], encoder: str) -> float | None:
-    """The learning rate with the highest F1 on the tenth, of equals the lowest; None before all have been tried."""
-    tried = {row.lr: row.f1 for row in rows if (row.encoder, row.held_out) == (encoder, "choose")}
-    return max(RATES, key=lambda rate: tried[rate]) if tried.keys() >= set(RATES) else None
+def rate_of(rows: Sequence[Row], encoder: str) -> float | None:
+    """The learning rate of an encoder, as soon as it is chosen."""
+    return best_rate(tried(rows, encoder), RATES)
+
+
+def tried(rows: Sequence[Row], encoder: str) -> dict[float, float]:
+    """An encoder's F1 on the tenth at each learning rate that has been tried."""
+    return {row.lr: row.f1 for row in rows if (row.encoder, row.held_out) == (encoder, "choose")}
 
 
 def execute(run: Run, data: Path, state: Path) -> Row:
@@ -281,9 +288,9 @@ def rates_table(rows: Sequence[Row]) -> Iterator[str]:
     yield "| encoder | " + " | ".join(f"F1 on the tenth at {rate:g}" for rate in RATES) + " |"
     yield "|---|" + "---|" * len(RATES)
     for name in ENCODERS:
-        tried = {row.lr: row.f1 for row in rows if (row.encoder, row.held_out) == (name, "choose")}
-        if tried:
-            yield f"| {name} | " + " | ".join(f"{tried[rate]:.4f}" if rate in tried else "" for rate in RATES) + " |"
+        scores = tried(rows, name)
+        if scores:
+            yield f"| {name} | " + " | ".join(f"{scores[rate]:.4f}" if rate in scores else "" for rate in RATES) + " |"
 
 
 def f1_table(rows: Sequence[Row]) -> Iterator[str]:

@@ -172,7 +172,9 @@ def planned(rows: Sequence[Row], start_sha256: str, *, full: bool) -> list[Run]:
 def rate_of(rows: Sequence[Row], head: Head, start_sha256: str, *, full: bool) -> float | None:
     """The learning rate of a head on an encoder, as soon as it is chosen."""
     wanted = (rates.DATA, full, head, rates.SEED, start_sha256)
-    tried = (row for row in rows if (row.data, row.full, row.head, row.seed, row.start_sha256) == wanted)
+    tried = {
+        row.lr: row.selection_f1 for row in rows if (row.data, row.full, row.head, row.seed, row.start_sha256) == wanted
+    }
     return best_rate(tried, RATES)
 
 

@@ -123,7 +123,11 @@ def planned(rows: Sequence[Row], shape: str, adapted: str) -> list[Run]:
 
 def rate_of(rows: Sequence[Row], arm: Arm, encoder: str) -> float | None:
     """The learning rate of a start, as soon as it is chosen."""
-    tried = (row for row in rows if (row.data, row.encoder, row.seed) == (rates.DATA, encoder, rates.SEED))
+    tried = {
+        row.lr: row.selection_f1
+        for row in rows
+        if (row.data, row.encoder, row.seed) == (rates.DATA, encoder, rates.SEED)
+    }
     return best_rate(tried, RATES[arm])
 
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from benchmarks import encoders
+from benchmarks.accuracy.rates import DATA
 from benchmarks.encoders import (
     ENCODERS,
     EPOCHS,
     RATES,
-    RATES_DATA,
     RESULTS,
     ROFORMER,
     SEEDS,
@@ -23,13 +23,13 @@ from benchmarks.encoders import (
     Row,
     Run,
     SpeedRow,
-    best_rate,
     execute,
     f1_table,
     inline,
     lengths_table,
     num_parameters,
     planned,
+    rate_of,
     rates_table,
     speeds,
     tables,
@@ -64,7 +64,7 @@ def row(data: str, encoder: str, seed: int, f1: float, cpu_s: float = 100.0) -> 
 def tried(encoder: str, f1: tuple[float, ...]) -> list[Row]:
     """The rows of an encoder's learning rates, as far as there are scores."""
     rates = zip(RATES, f1, strict=False)
-    return [replace(row(RATES_DATA, encoder, 0, score), lr=rate, held_out="choose") for rate, score in rates]
+    return [replace(row(DATA, encoder, 0, score), lr=rate, held_out="choose") for rate, score in rates]
 
 
 def speed_row(encoder: str, length: int, tokens_per_s: float, pass_mib: float = 50.4) -> SpeedRow:
@@ -120,7 +120,7 @@ def test_rates_are_half_the_recipes_its_own_and_twice_it(data: str) -> None:
 def test_learning_rates_are_tried_first_of_every_encoder() -> None:
     runs = planned([])
     assert len(set(runs)) == len(runs) == len(ENCODERS) * len(RATES)
-    assert {(run.data, run.seed, run.held_out) for run in runs} == {(RATES_DATA, 0, "choose")}
+    assert {(run.data, run.seed, run.held_out) for run in runs} == {(DATA, 0, "choose")}
     assert {(run.encoder, run.lr) for run in runs} == {(name, rate) for name in ENCODERS for rate in RATES}
 
 
@@ -135,10 +135,10 @@ def test_an_encoders_runs_have_the_rate_that_was_best_for_it() -> None:
 
 def test_a_score_on_dev_chooses_no_rate() -> None:
     rows = tried("fnet", (0.2, 0.3, 0.3))
-    assert best_rate(rows, "fnet") == 5e-4  # the lower of equals
+    assert rate_of(rows, "fnet") == 5e-4  # the lower of equals
     on_dev = replace(rows[0], f1=0.9, held_out="dev")
-    assert best_rate([*rows, on_dev], "fnet") == 5e-4
-    assert best_rate([on_dev, *rows[1:]], "fnet") is None
+    assert rate_of([*rows, on_dev], "fnet") == 5e-4
+    assert rate_of([on_dev, *rows[1:]], "fnet") is None
 
 
 def test_a_finished_run_is_not_planned_again() -> None:
@@ -204,7 +204,7 @@ def test_memory_of_a_pass_is_that_of_its_largest_tensors() -> None:
 
 
 def test_the_table_of_rates_says_what_was_tried() -> None:
-    lines = list(rates_table([*tried("fnet", (0.25, 0.5)), row(RATES_DATA, "gmlp", 0, 0.5)]))
+    lines = list(rates_table([*tried("fnet", (0.25, 0.5)), row(DATA, "gmlp", 0, 0.5)]))
     assert lines[0] == "| encoder | F1 on the tenth at 0.00025 | F1 on the tenth at 0.0005 | F1 on the tenth at 0.001 |"
     assert lines[2:] == ["| fnet | 0.2500 | 0.5000 |  |"]
 
