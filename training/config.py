@@ -224,7 +224,7 @@ class MaskedLanguageModelConfig(WeightConfig):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DistillationConfig(WeightConfig):
-    """The hidden states of a `teacher`, a bundle with the same tokenizer and width, layer by layer.
+    """The hidden states of a `teacher`, a bundle of the same width, layer by layer; its tokenizer may be another.
 
     Token embeddings that the run has from its teacher stay as they are. `layers` names the teacher's layer, counted
     from 1, for each of the run's own; left out, they are evenly spread and end with the teacher's last.

@@ -6,7 +6,7 @@
 
 One run of `training/recipes/adapt.toml` over the texts, with a bundle kept after 0, 1, 2, 4, 8, ... epochs and after
 the last one. Each is measured on all texts held out, some 20 with the recipe: the centred cosine of its hidden states
-to the teacher's, token by token, and the share of masked tokens that it names; and by a short fine-tuning, always the
+to the teacher's, part by part, and the share of masked tokens that it names; and by a short fine-tuning, always the
 same: the texts of CLUENER that `benchmarks.accuracy.heads` cuts it to, FINE_TUNE_EPOCHS epochs, F1 on
 FOLDER/cluener/dev.jsonl.gz after the last.
 After so many minutes the command ends, and goes on where it was when it is called again. A measured bundle is a line of
@@ -25,7 +25,6 @@ from typing import Annotated, cast
 
 import torch
 import typer
-from torch import Tensor
 from torch.nn import functional
 
 from benchmarks.accuracy.heads import NUM_TEXTS
@@ -35,8 +34,6 @@ from benchmarks.machine import where
 from benchmarks.processes import ROOT, run_module
 from benchmarks.rows import append_row, read_rows
 from ner_service.bundle import read_manifest
-from ner_service.model.batch import pad
-from ner_service.model.encoders import Encoder
 from ner_service.terminal import refusals
 from training.assembly import accelerator_of, new_state
 from training.config import load_run
@@ -114,26 +111,20 @@ def keep_point(setup: Setup, state: State, state_folder: Path, num_tokens: int) 
     metrics = {
         "epoch": state.epoch,
         "num_tokens": num_tokens,
-        "cosine": centred_cosine(setup, cast(DistillationObjective, objectives["distillation"])),
+        "cosine": centred_cosine(cast(DistillationObjective, objectives["distillation"])),
         "masked_accuracy": masked_accuracy(cast(MaskedLanguageModelObjective, masked)) if masked else None,
     }
     setup.bundle(weights_of(state.model), metrics).save(state_folder / f"epoch-{state.epoch:03}")
 
 
 @torch.no_grad()
-def centred_cosine(setup: Setup, objective: DistillationObjective) -> float:
-    """Mean cosine of the last hidden states of encoder and teacher, each less its own mean over all tokens held out."""
-    texts = setup.corpus.raw.dev_texts()
-    encodings = [encoding.token_ids[: objective.config.max_tokens] for encoding in setup.tokenizer.encode_batch(texts)]
-    encoders = (objective.encoder, cast(Encoder, objective.teacher))
-    own_ND, other_ND = (_centred(encoder, encodings, setup.tokenizer.pad_id) for encoder in encoders)
-    return float(functional.cosine_similarity(own_ND, other_ND).mean())
-
-
-def _centred(encoder: Encoder, encodings: Sequence[Sequence[int]], pad_id: int) -> Tensor:
-    device = encoder.token_embedding.weight.device
-    hidden_ND = torch.cat([encoder(pad([token_ids], pad_id, device))[0] for token_ids in encodings])
-    return hidden_ND - hidden_ND.mean(0)
+def centred_cosine(objective: DistillationObjective) -> float:
+    """Mean cosine of the last states of encoder and teacher, each less its own mean over all parts held out."""
+    own_PD, other_PD = (
+        torch.cat([read(batch)[-1] for batch in objective.dev_batches])
+        for read in (objective.states, objective.targets)
+    )
+    return float(functional.cosine_similarity(own_PD - own_PD.mean(0), other_PD - other_PD.mean(0)).mean())
 
 
 @torch.no_grad()

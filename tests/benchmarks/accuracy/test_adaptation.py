@@ -14,12 +14,11 @@ from typing import cast
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from benchmarks.accuracy import adaptation
 from benchmarks.accuracy.adaptation import adapt, centred_cosine, is_point, masked_accuracy
 from ner_service.bundle import read_manifest
-from ner_service.model.batch import Batch
 from ner_service.model.config import Heads, LanguageModelConfig, ModelConfig, RoFormerConfig
 from ner_service.model.text_model import TextModel
 from ner_service.types import LabelSet
@@ -92,39 +91,30 @@ def test_points_are_powers_of_two_and_the_last() -> None:
 # ---- measures
 
 
-class Fixed(nn.Module):
-    """Hidden states that are a token's row of a table."""
-
-    def __init__(self, table_VD: Tensor) -> None:
-        super().__init__()
-        self.token_embedding = nn.Embedding.from_pretrained(table_VD)
-
-    def forward(self, batch: Batch) -> Tensor:
-        return cast(Tensor, self.token_embedding(batch.token_ids_BL))
-
-
-def cosine_of(setup: Setup, own_VD: Tensor, other_VD: Tensor) -> float:
-    config = SimpleNamespace(max_tokens=32)
-    objective = SimpleNamespace(encoder=Fixed(own_VD), teacher=Fixed(other_VD), config=config)
-    return centred_cosine(setup, cast(DistillationObjective, objective))
+def cosine_of(own_PD: Tensor, other_PD: Tensor) -> float:
+    """Of states in two batches, five parts and the rest, whose first layer is another matter."""
+    batches = {"first": slice(0, 5), "second": slice(5, None)}
+    objective = SimpleNamespace(
+        dev_batches=list(batches),
+        states=lambda name: [torch.ones(3, 4), own_PD[batches[name]]],
+        targets=lambda name: [torch.zeros(3, 4), other_PD[batches[name]]],
+    )
+    return centred_cosine(cast(DistillationObjective, objective))
 
 
-def test_the_cosine_is_of_states_less_their_means(setup: Setup) -> None:
-    own_VD, other_VD = torch.randn(2, setup.tokenizer.vocab_size, 4, generator=torch.Generator().manual_seed(0))
-    assert cosine_of(setup, own_VD, 3.0 * own_VD + 7.0) == pytest.approx(1.0, abs=1e-6)
-    assert cosine_of(setup, own_VD, 7.0 - own_VD) == pytest.approx(-1.0, abs=1e-6)
-    held_out = setup.corpus.raw.dev_texts()
-    assert 1 < len(held_out) < len(TEXTS)
-    tokens = [token for text in held_out for token in setup.tokenizer.encode_batch([text])[0].token_ids]
+def test_the_cosine_is_of_states_less_their_means() -> None:
+    own_PD, other_PD = torch.randn(2, 12, 4, generator=torch.Generator().manual_seed(0))
+    assert cosine_of(own_PD, 3.0 * own_PD + 7.0) == pytest.approx(1.0, abs=1e-6)
+    assert cosine_of(own_PD, 7.0 - own_PD) == pytest.approx(-1.0, abs=1e-6)
     cosines = [
         sum(a * b for a, b in zip(x, y, strict=True)) / (math.hypot(*x) * math.hypot(*y))
-        for x, y in zip(by_hand(own_VD, tokens), by_hand(other_VD, tokens), strict=True)
+        for x, y in zip(by_hand(own_PD), by_hand(other_PD), strict=True)
     ]
-    assert cosine_of(setup, own_VD, other_VD) == pytest.approx(sum(cosines) / len(cosines), abs=1e-6)
+    assert cosine_of(own_PD, other_PD) == pytest.approx(sum(cosines) / len(cosines), abs=1e-6)
 
 
-def by_hand(table_VD: Tensor, tokens: list[int]) -> list[list[float]]:
-    rows = [table_VD[token].tolist() for token in tokens]
+def by_hand(states_PD: Tensor) -> list[list[float]]:
+    rows = states_PD.tolist()
     means = [sum(column) / len(rows) for column in zip(*rows, strict=True)]
     return [[value - mean for value, mean in zip(row, means, strict=True)] for row in rows]
 
