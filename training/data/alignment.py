@@ -42,7 +42,7 @@ class Passage:
         return max(len(self.own.token_ids), len(self.other.token_ids))
 
 
-def passages(
+def passages_of(
     texts: Sequence[str], own: TextTokenizer, other: TextTokenizer, max_tokens: int, max_other: int | None
 ) -> Iterator[Passage]:
     """Texts in both readings, cut to at most `max_tokens` own tokens; of the other reading the first `max_other`.

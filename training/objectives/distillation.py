@@ -23,13 +23,12 @@ from ner_service.model.encoders import Encoder, build_encoder
 from ner_service.model.text_model import TextModel
 from ner_service.text.tokenizer import TextTokenizer
 from training.config import DistillationConfig
-from training.data.alignment import ALONE, Passage, Reading, passages
+from training.data.alignment import ALONE, Passage, Reading, passages_of
 from training.data.loader import batches_of_epoch
 from training.data.pieces import check_room
 from training.objectives import backward_each, steps_of
 from training.preparation import Setup
 
-TEXTS_AT_ONCE = 256
 NUM_MEASURED = 128
 """Texts from which the spread of the teacher's states is measured."""
 
@@ -136,7 +135,7 @@ class DistillationObjective:
         return [torch.cat(states).std(0).clamp(min=1e-6) for states in found]
 
     def _passages(self, texts: Sequence[str]) -> Iterator[Passage]:
-        return passages(texts, self.tokenizer, self.teacher_tokenizer, self.config.max_tokens, self.teacher_limit)
+        return passages_of(texts, self.tokenizer, self.teacher_tokenizer, self.config.max_tokens, self.teacher_limit)
 
     def _batches(self, passages: Sequence[Passage], seed: int, epoch: int) -> list[list[Passage]]:
         return list(batches_of_epoch(passages, self.config.batch_tokens, seed=seed, epoch=epoch))
