@@ -7,7 +7,8 @@ knows no model, no tensor, no text. Shapes: N candidates, C labels.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from bisect import bisect_left, bisect_right, insort
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -97,16 +98,12 @@ def apply_overlap(entities: Sequence[Entity], policy: OverlapPolicy) -> list[Ent
     """
     if policy == "all":
         return sorted(entities, key=lambda entity: entity.key)
-    order = _by_length if policy == "longest" else _by_score
-    clash = _crosses if policy == "nested" else _overlaps
-    kept: list[Entity] = []
-    for cluster in _clusters(sorted(entities, key=lambda entity: entity.key)):
-        survivors: list[Entity] = []
-        for entity in sorted(cluster, key=order):
-            if not any(clash(entity, other) for other in survivors):
-                survivors.append(entity)
-        kept += sorted(survivors, key=lambda entity: entity.key)
-    return kept
+    kept = _Kept()
+    clashes = kept.crosses if policy == "nested" else kept.overlaps
+    for entity in sorted(entities, key=_by_length if policy == "longest" else _by_score):
+        if not clashes(entity):
+            kept.add(entity)
+    return sorted(kept.entities, key=lambda entity: entity.key)
 
 
 def nesting(entities: Sequence[Entity]) -> list[tuple[int | None, int]]:
@@ -114,29 +111,54 @@ def nesting(entities: Sequence[Entity]) -> list[tuple[int | None, int]]:
 
     Depth counts the steps to the outermost along parents. Of several smallest ones the first in order is the parent.
     """
+    parents: dict[tuple[int, int], int | None] = {}
+    alive: list[tuple[int, int, int]] = []
     answers: list[tuple[int | None, int]] = []
-    alive: list[int] = []
-    for index, inner in enumerate(entities):
-        alive = [other for other in alive if entities[other].end > inner.start]
-        around = [other for other in alive if _contains(entities[other], inner)]
-        parent = min(around, key=lambda other: (entities[other].end - entities[other].start, other), default=None)
+    for index, entity in enumerate(entities):
+        span = (entity.start, entity.end)
+        if span not in parents:  # entities of one span have one parent: labels may be many
+            alive = [other for other in alive if other[1] > entity.start]
+            around = ((end - start, other) for start, end, other in alive if entity.end <= end)
+            parents[span] = min(around, default=(0, None))[1]
+            alive.append((*span, index))
+        parent = parents[span]
         answers.append((parent, 0 if parent is None else answers[parent][1] + 1))
-        alive.append(index)
     return answers
 
 
-def _clusters(ordered: Sequence[Entity]) -> Iterator[list[Entity]]:
-    """Runs of entities that overlap directly or through others: no policy looks beyond a run."""
-    run: list[Entity] = []
-    reach = 0
-    for entity in ordered:
-        if run and entity.start >= reach:
-            yield run
-            run = []
-        run.append(entity)
-        reach = max(reach, entity.end)
-    if run:
-        yield run
+class _Kept:
+    """The entities that a greedy policy has kept, with their starts and ends in order."""
+
+    def __init__(self) -> None:
+        self.entities: list[Entity] = []
+        self._starts: list[int] = []
+        self._ends: list[int] = []
+        self._last_end: dict[int, int] = {}
+        self._first_start: dict[int, int] = {}
+
+    def add(self, entity: Entity) -> None:
+        start, end = entity.start, entity.end
+        self.entities.append(entity)
+        if start not in self._last_end:
+            insort(self._starts, start)
+        if end not in self._first_start:
+            insort(self._ends, end)
+        self._last_end[start] = max(end, self._last_end.get(start, end))
+        self._first_start[end] = min(start, self._first_start.get(end, start))
+
+    def overlaps(self, entity: Entity) -> bool:
+        """Whether the entity overlaps one of these, none of which overlap each other."""
+        place = bisect_left(self._starts, entity.end)
+        return place > 0 and self._last_end[self._starts[place - 1]] > entity.start
+
+    def crosses(self, entity: Entity) -> bool:
+        """Whether one of these begins inside the entity and ends after it, or begins before it and ends inside."""
+        start, end = entity.start, entity.end
+        begun = self._starts[bisect_right(self._starts, start) : bisect_left(self._starts, end)]
+        ended = self._ends[bisect_right(self._ends, start) : bisect_left(self._ends, end)]
+        return any(self._last_end[place] > end for place in begun) or any(
+            self._first_start[place] < start for place in ended
+        )
 
 
 def _by_score(entity: Entity) -> tuple[object, ...]:
@@ -145,17 +167,3 @@ def _by_score(entity: Entity) -> tuple[object, ...]:
 
 def _by_length(entity: Entity) -> tuple[object, ...]:
     return (entity.start - entity.end, -(entity.score or 0.0), entity.key)
-
-
-def _contains(outer: Entity, inner: Entity) -> bool:
-    shorter = inner.end - inner.start < outer.end - outer.start
-    return outer.start <= inner.start and inner.end <= outer.end and shorter
-
-
-def _overlaps(one: Entity, other: Entity) -> bool:
-    return one.start < other.end and other.start < one.end
-
-
-def _crosses(one: Entity, other: Entity) -> bool:
-    first, second = sorted((one, other), key=lambda entity: (entity.start, -entity.end))
-    return first.start < second.start < first.end < second.end

@@ -63,7 +63,7 @@ class TextTooLongError(CallerError):
 
 
 class TooManyCandidatesError(CallerError):
-    """A window has more spans above the threshold than the model may emit."""
+    """There are more spans above the threshold than the model may emit, or longer ones than an answer may hold."""
 
     code = "too_many_candidates"
 

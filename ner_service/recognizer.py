@@ -36,6 +36,9 @@ T = TypeVar("T")
 
 Vectors = npt.NDArray[np.float32]
 
+MIN_MENTIONS, MAX_COVERAGE = 1_000_000, 4
+"""The entities of a text may have so many characters together, or four times the text's: an answer repeats each."""
+
 BATCH_TOKENS = 4096
 """Tokens that go through the encoder at a time in `recognize` and `vectors`."""
 
@@ -118,7 +121,7 @@ class Recognizer:
         """Entities of a text from the candidates of its windows, after merging and the overlap policy.
 
         Raises:
-            TooManyCandidatesError: a window overflowed.
+            TooManyCandidatesError: a window overflowed, or the mentions are too long together for an answer.
         """
         for found in candidates:
             if found.overflow is not None:
@@ -130,7 +133,14 @@ class Recognizer:
             (window, decode(found, window.encoding, self.labels, self.calibration))
             for window, found in zip(windows, candidates, strict=True)
         ]
-        return tuple(apply_overlap(merge(answers), options.overlap))
+        entities = tuple(apply_overlap(merge(answers), options.overlap))
+        most = max(MIN_MENTIONS, MAX_COVERAGE * max(window.end for window in windows))
+        together = sum(entity.end - entity.start for entity in entities)
+        if together > most:
+            raise TooManyCandidatesError(
+                f"entities of {together} characters together, expected at most {most}; raise the threshold"
+            )
+        return entities
 
     @torch.inference_mode()
     def embed(self, encodings: Sequence[Encoding]) -> Vectors:

@@ -77,7 +77,7 @@ class PageEntityReply(EntityReply):
 
 def page_entity_replies(page: Page, order: Sequence[int], entities: Sequence[Entity]) -> list[PageEntityReply]:
     """Entities of a page as it was read, whose word i is the client's word `order[i]`; sorted as those of a text."""
-    text, ranges = page.text, page.ranges()
+    text, ranges = page.text, page.ranges
     starts, ends = ([word[side] for word in ranges] for side in (0, 1))
     replies: list[PageEntityReply] = []
     for entity, (parent, depth) in zip(entities, nesting(entities), strict=True):

@@ -59,8 +59,12 @@ class Page:
     words: tuple[str, ...]
     boxes: tuple[Box, ...]
     size: tuple[float, float]
+    ranges: tuple[tuple[int, int], ...] = field(init=False, repr=False, compare=False)
+    """The code points of each word in `text`, half-open."""
 
     def __post_init__(self) -> None:
+        ends = list(accumulate((len(word) + 1 for word in self.words), initial=0))
+        object.__setattr__(self, "ranges", tuple((start, end - 1) for start, end in pairwise(ends)))
         for axis, length in enumerate(self.size):
             if not 0 < length <= MAX_LENGTH:
                 raise InvalidPageError(
@@ -80,11 +84,6 @@ class Page:
         """The words, a space between each two."""
         return " ".join(self.words)
 
-    def ranges(self) -> tuple[tuple[int, int], ...]:
-        """The code points of each word in `text`, half-open."""
-        ends = list(accumulate((len(word) + 1 for word in self.words), initial=0))
-        return tuple((start, end - 1) for start, end in pairwise(ends))
-
     def reordered(self, order: Sequence[int]) -> Page:
         """The page with its words in another order: `order[i]` is the index, here, of the word that comes i-th."""
         words = tuple(self.words[index] for index in order)
@@ -93,15 +92,13 @@ class Page:
 
 def words_to_codepoints(page: Page, first: int, end: int) -> tuple[int, int]:
     """The code points of the words `[first, end)` of a page; there must be at least one."""
-    ranges = page.ranges()
-    return ranges[first][0], ranges[end - 1][1]
+    return page.ranges[first][0], page.ranges[end - 1][1]
 
 
 def codepoints_to_words(page: Page, start: int, end: int) -> tuple[int, int]:
     """The words of a page that have a code point in `[start, end)`, as a half-open range of indices."""
-    ranges = page.ranges()
-    first = bisect_right(ranges, start, key=lambda word: word[1])
-    return first, max(first, bisect_left(ranges, end, key=lambda word: word[0]))
+    first = bisect_right(page.ranges, start, key=lambda word: word[1])
+    return first, max(first, bisect_left(page.ranges, end, key=lambda word: word[0]))
 
 
 @dataclass(frozen=True, slots=True)

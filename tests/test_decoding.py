@@ -71,6 +71,27 @@ def test_policies_equal_brute_force(entities: list[Entity], policy: OverlapPolic
     assert apply_overlap(entities[::-1], policy) == greedy(entities, policy)
 
 
+@pytest.mark.parametrize(("policy", "step"), [("nested", 2), ("flat", 3), ("longest", 3)])
+def test_a_long_chain_is_cut_in_no_time(policy: OverlapPolicy, step: int) -> None:
+    """Each of 30,000 spans clashes with the next one or the next two; in time that grows with the square, minutes."""
+    chain = [Entity(2 * place, 2 * place + (3 if step == 2 else 5), "place", 0.9) for place in range(30_000)]
+    assert apply_overlap(chain, policy) == chain[::step]
+
+
+def test_labels_of_one_span_have_one_parent() -> None:
+    """All spans of 45 tokens, with each of 12 labels: 12,420 entities."""
+    spans = [(start, end) for start in range(45) for end in range(45, start, -1)]
+    entities = [Entity(*span, f"label {number:02}") for span in spans for number in range(12)]
+    answers = nesting(entities)
+    assert answers[:12] == [(None, 0)] * 12
+    for place, (start, end) in enumerate(spans):
+        assert len(set(answers[12 * place : 12 * place + 12])) == 1
+        parent, depth = answers[12 * place]
+        assert depth == 45 - (end - start)
+        if parent is not None:
+            assert entities[parent].end - entities[parent].start == end - start + 1
+
+
 def test_policies_differ() -> None:
     long, short, crossing = Entity(0, 5, "group", 0.6), Entity(1, 3, "place", 0.9), Entity(4, 7, "person", 0.7)
     entities = [long, short, crossing]

@@ -17,7 +17,18 @@ def test_help_tells_every_verb_and_option(program: str) -> None:
     text = help_of(program)
     verbs = {
         "ner-service": ("serve", "recognize", "inspect"),
-        "ner-train": ("init", "import", "train", "pretrain", "evaluate", "calibrate", "export", "augment", "similar"),
+        "ner-train": (
+            "init",
+            "import",
+            "train",
+            "pretrain",
+            "evaluate",
+            "calibrate",
+            "export",
+            "augment",
+            "pseudo-label",
+            "similar",
+        ),
     }
     assert all(f"$ {program} {verb} --help\n" in text for verb in verbs[program])
     assert max(map(len, text.splitlines())) <= 100

@@ -123,6 +123,19 @@ def test_a_lone_surrogate_is_the_error_of_its_text_alone(recognizer: Recognizer)
     assert_same(last, answer(recognizer, SENTENCES[1]))
 
 
+def test_entities_too_long_together_are_the_error_of_their_text_alone(recognizer: Recognizer) -> None:
+    """White space has no tokens, so few spans may be as long as the text is, and an answer would repeat it for each."""
+    long = "Ada Lovelace" + " " * 400_000 + "Charles Babbage"
+    bounded = RecognizeOptions(threshold=0.0)
+    found, other = recognizer.recognize([long, "Ada Lovelace"], bounded)
+    assert isinstance(found, TooManyCandidatesError)
+    assert f"expected at most {4 * len(long)}" in str(found)
+    assert isinstance(other, Recognition)
+    assert_same(other, answer(recognizer, "Ada Lovelace", bounded))
+    [kept] = recognizer.recognize([long.replace(" " * 400_000, " " * 1000)], bounded)
+    assert isinstance(kept, Recognition)
+
+
 def test_too_many_candidates_are_the_error_of_their_text_alone(tiny_bundle: Bundle, recognizer: Recognizer) -> None:
     counts = [
         {label: sum(entity.label == label for entity in answer(recognizer, text).entities) for label in LABELS}

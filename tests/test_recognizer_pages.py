@@ -112,7 +112,7 @@ def test_with_one_axis_a_page_is_read_in_the_order_of_its_words(tiny_bundle: Bun
     limits = {"window": WindowLimits(max_tokens=512), "max_candidates": 100_000}
     roomy = replace(tiny_bundle, manifest=replace(tiny_bundle.manifest, **limits))  # type: ignore[arg-type]
     reader = with_axes(roomy, 1)
-    starts, ends = ({word[side] for word in PAGE.ranges()} for side in (0, 1))
+    starts, ends = ({word[side] for word in PAGE.ranges} for side in (0, 1))
     of_text = answer(reader, PAGE.text, EVERYTHING)
     whole = {entity: entity.score for entity in of_text.entities if entity.start in starts and entity.end in ends}
     of_page = answer(reader, PAGE, EVERYTHING)
@@ -126,7 +126,7 @@ def test_entities_of_a_page_are_of_whole_words(two: Recognizer, document: Docume
     (found,) = two.recognize([document.content], EVERYTHING)
     if not isinstance(found, Recognition):
         return  # a word of more tokens than a window of 32 has room for
-    ranges = document.page.ranges()
+    ranges = document.page.ranges
     starts, ends = ({word[side] for word in ranges} for side in (0, 1))
     for entity in found.entities:
         assert entity.start in starts

@@ -63,9 +63,9 @@ def page(words: tuple[str, ...] = ("a", "b"), box: Box = (0, 0, 1, 1), size: tup
 
 def test_a_page_is_the_text_of_its_words() -> None:
     assert PAGE.text == "Ada Love lace é"
-    assert [PAGE.text[start:end] for start, end in PAGE.ranges()] == list(PAGE.words)
+    assert [PAGE.text[start:end] for start, end in PAGE.ranges] == list(PAGE.words)
     assert Page((), (), (1, 1)).text == ""
-    assert Page((), (), (1, 1)).ranges() == ()
+    assert Page((), (), (1, 1)).ranges == ()
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from ner_service.decoding import apply_overlap
 from ner_service.errors import NerServiceError
 from ner_service.recognizer import Recognizer
 from ner_service.records import unstructure
-from ner_service.types import Document, Entity
+from ner_service.types import Document, Entity, RecognizeOptions
 from training.cells import Reliability, annotated, calibration_error, cells_of
 
 LOWEST_PROBABILITY = 0.01
@@ -139,12 +139,14 @@ def _by_source(documents: Sequence[Document], predictions: Sequence[tuple[Entity
     return {source: compare(own, answers).micro for source, (own, answers) in sorted(parts.items())}
 
 
-def predict(recognizer: Recognizer, documents: Sequence[Document]) -> list[tuple[Entity, ...] | None]:
+def predict(
+    recognizer: Recognizer, documents: Sequence[Document], options: RecognizeOptions | None = None
+) -> list[tuple[Entity, ...] | None]:
     """The recognizer's entities for each document, those that it is not annotated for left out; None for an error.
 
     A model that has learnt next to nothing finds too many candidates: no reason to break a run off.
     """
-    answers = recognizer.recognize([document.content for document in documents])
+    answers = recognizer.recognize([document.content for document in documents], options)
     return [
         None if isinstance(answer, NerServiceError) else annotated(answer.entities, document)
         for document, answer in zip(documents, answers, strict=True)

@@ -180,7 +180,7 @@ def run_all(
     own: Sequence[str],
     minutes: float,
 ) -> None:
-    """Measure what was kept, adapt, and measure again, until the time is over."""
+    """Adapt, then measure what was kept, until the time is over."""
     until_s = time.monotonic() + 60 * minutes
     listed = ", ".join(f'"{path.resolve()}"' for path in texts)
     settings = (
@@ -192,19 +192,14 @@ def run_all(
     setup = prepare(load_run(RECIPE, settings), RECIPE.parent, RECIPE.parent)
     folder = state / name
     folder.mkdir(parents=True, exist_ok=True)
-
-    def measure_points() -> None:
-        done = {(row.name, row.epoch) for row in read_rows(Row, RESULTS)}
-        for point in sorted(folder.glob("epoch-*")):
-            waits = (name, read_manifest(point).metrics["epoch"]) not in done
-            if waits and time.monotonic() < until_s:
-                row = measure(point, name, tuple(own), data, folder)
-                append_row(RESULTS, row)
-                print(f"{name}, epoch {row.epoch}: F1 {row.f1:.4f}", flush=True)
-
-    measure_points()
     adapt(setup, folder, until_s)
-    measure_points()
+    done = {(row.name, row.epoch) for row in read_rows(Row, RESULTS)}
+    for point in sorted(folder.glob("epoch-*")):
+        waits = (name, read_manifest(point).metrics["epoch"]) not in done
+        if waits and time.monotonic() < until_s:
+            row = measure(point, name, tuple(own), data, folder)
+            append_row(RESULTS, row)
+            print(f"{name}, epoch {row.epoch}: F1 {row.f1:.4f}", flush=True)
 
 
 def main(

@@ -5,8 +5,9 @@
 
 FOLDER holds `cluener`, `weibo`, `btc` and the sets of `training/recipes/starter/evaluate.toml`. Peers are asked in a
 process of PYTHON, any interpreter that has them (`peers.txt`, `peer_models.txt`); one that is not installed is said and
-left out. A prediction counts when start, end and label (PER, ORG or LOC) are right, for every system by
-`training.evaluation.compare`, mentions of other kinds left out on both sides.
+left out. Where a set marks outermost mentions alone, the starter is asked for these: `overlap: longest`. A prediction
+counts when start, end and label (PER, ORG or LOC) are right, for every system by `training.evaluation.compare`,
+mentions of other kinds left out on both sides.
 Prints the table and writes `benchmarks/results/peers.jsonl`: the rows of the systems that were asked replace theirs.
 """
 
@@ -31,7 +32,7 @@ from benchmarks.rows import read_rows
 from ner_service.bundle import read_manifest
 from ner_service.recognizer import Recognizer
 from ner_service.terminal import refusals, say
-from ner_service.types import Document, Entity
+from ner_service.types import Document, Entity, RecognizeOptions
 from training.cli.documents import dev_sources
 from training.config import SourceConfig
 from training.data.sources import read_source
@@ -63,8 +64,8 @@ class Compared:
 def neutral(
     files: Sequence[str], labels: Mapping[str, str], peers: tuple[str, ...], ignored: str | None = None
 ) -> Compared:
-    """A set that no system was trained on."""
-    sources = tuple(SourceConfig(path=path, labels=labels) for path in files)
+    """A set that no system was trained on; all of these mark outermost mentions alone."""
+    sources = tuple(SourceConfig(path=path, labels=labels, flat=True) for path in files)
     return Compared(sources=sources, peers=peers, ignored=ignored)
 
 
@@ -139,10 +140,11 @@ def ask_peer(name: str, python: str, documents: Sequence[Document]) -> Answers |
 
 
 def ask_bundle(folder: Path, recognizer: Recognizer, documents: Sequence[Document]) -> Answers:
-    """The served model's answers at its own thresholds."""
+    """The served model's answers at its own thresholds, outermost ones where these alone are marked."""
     manifest = read_manifest(folder)
     version = f"{manifest.version} {manifest.files['model.safetensors'].sha256[:12]}"
-    return Answers(system=manifest.name, version=version, entities=predict(recognizer, documents))
+    options = RecognizeOptions(overlap="longest" if all(document.flat for document in documents) else "all")
+    return Answers(system=manifest.name, version=version, entities=predict(recognizer, documents, options))
 
 
 def rows_of(data: str, documents: Sequence[Document], answers: Answers) -> Iterator[Row]:

@@ -10,6 +10,7 @@ checked).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from ner_service.formats.checks import (
     to_json,
 )
 from ner_service.formats.lines import Line, read_lines, write_lines
-from ner_service.formats.pages import read_content
+from ner_service.formats.pages import as_float, read_content
 from ner_service.types import Document, Entity, Page, codepoints_to_words, words_to_codepoints
 
 _TEXT_KEYS = ("id", "text", "entities", "annotated", "flat")
@@ -82,7 +83,9 @@ def _entity(line: Line, content: str | Page, item: object, where: str) -> Entity
     label = take(line, record, "label", str, where)
     score = record.get("score")
     if score is not None:
-        score = float(expect(line, score, int if type(score) is int else float, f"{where}.score"))
+        score = as_float(expect(line, score, int if type(score) is int else float, f"{where}.score"))
+        if not math.isfinite(score):
+            raise line.error(f"{where}.score: found {score}, expected a finite number")
     mention = expect(line, record["text"], str, f"{where}.text") if "text" in record else None
     if isinstance(content, str):
         return check_entity(line, content, Entity(start, end, label, score), where, mention)

@@ -69,7 +69,7 @@ def numbers(line: Line, value: object, count: int, where: str) -> tuple[float, .
         raise line.error(f"{where}: found {len(items)} numbers, expected {count}")
     for index, item in enumerate(items):
         expect(line, item, int if type(item) is int else float, f"{where}[{index}]")
-    return tuple(_as_float(item) for item in items)
+    return tuple(as_float(item) for item in items)
 
 
 def box_of(line: Line, value: object, where: str) -> Box:
@@ -116,7 +116,7 @@ def _clipped(box: Box, width: float, height: float) -> Box:
     return max(x0, 0.0), max(y0, 0.0), min(x1, width), min(y1, height)
 
 
-def _as_float(number: int | float) -> float:
+def as_float(number: int | float) -> float:
     """A whole number may be too large for a float; no page is."""
     try:
         return float(number)

@@ -91,7 +91,7 @@ def _find(page: Page, value: str, *, last: bool) -> tuple[int, int] | None:
     firsts = range(len(words))
     for first in reversed(firsts) if last else firsts:
         end, spelt = first, ""
-        while end < len(words) and len(spelt) < len(wanted):
+        while end < len(words) and len(spelt) < len(wanted) and wanted.startswith(spelt):
             spelt += "".join(words[end].split())
             end += 1
         if spelt == wanted != "":

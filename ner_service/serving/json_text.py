@@ -8,6 +8,7 @@ type that a field may have, so that it can be the fault of one page.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import dataclass
 
 from pydantic_core import PydanticSerializationError, to_json
@@ -73,7 +74,7 @@ def json_bytes(value: object) -> bytes:
 def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
     value = dict(pairs)
     if len(value) < len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
+        counts = Counter(key for key, _ in pairs)
+        twice = next(key for key, count in counts.items() if count > 1)
         raise InvalidJsonError(f"the key {twice!r} stands twice in one object")
     return value

@@ -6,7 +6,7 @@ being checked again, and stand in the OpenAPI file.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence, Sized
 from typing import Annotated, Literal, TypeVar
 
 from pydantic import Field, ValidationError
@@ -19,6 +19,8 @@ from ner_service.serving.problems import FieldFault, InvalidFieldError, ItemProb
 from ner_service.types import OffsetUnit, OverlapPolicy, RecognizeOptions
 
 _MAX_FAULTS = 100
+_MAX_MEMBERS = 1000
+"""Labels of a request, or fields of an object in it: more than any needs, and few enough for each to be a fault."""
 
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 
@@ -113,11 +115,9 @@ def parse_extract(value: object, known_labels: Sequence[str], max_inputs: int) -
     request = _parse(ExtractRequest, value, "inputs", max_inputs)
     places = {f"/labels/{index}": label for index, label in enumerate(request.labels or ())}
     places |= {_pointer(("label_thresholds", label)): label for label in request.label_thresholds}
-    known = ", ".join(known_labels)
+    detail = f"Unknown label; the model knows: {', '.join(known_labels)}"
     unknown = [
-        FieldFault(pointer=pointer, detail=f"Unknown label; the model knows: {known}")
-        for pointer, label in places.items()
-        if label not in known_labels
+        FieldFault(pointer=pointer, detail=detail) for pointer, label in places.items() if label not in known_labels
     ]
     if unknown:
         raise _invalid(unknown)
@@ -152,6 +152,9 @@ def _parse(kind: type[R], value: object, texts: str, max_inputs: int) -> R:
     if isinstance(found, list) and len(found) > max_inputs:
         detail = f"found {len(found)} {texts}, expected at most {max_inputs}"
         raise TooLargeError(detail, [{"pointer": f"/{texts}", "detail": detail}])
+    for pointer, crowd in _crowds(value, texts):
+        if len(crowd) > _MAX_MEMBERS:
+            raise _invalid([{"pointer": pointer, "detail": f"found {len(crowd)}, expected at most {_MAX_MEMBERS}"}])
     try:
         return kind.model_validate(value)
     except ValidationError as error:
@@ -161,6 +164,19 @@ def _parse(kind: type[R], value: object, texts: str, max_inputs: int) -> R:
                 name = fault["input"].name
                 raise InvalidJsonError(f"the body is not JSON: {name} is no JSON number") from None
         raise _invalid([{"pointer": _pointer(fault["loc"]), "detail": fault["msg"]} for fault in faults]) from None
+
+
+def _crowds(value: object, texts: str) -> Iterator[tuple[str, Sized]]:
+    """What has members that may each be a fault, with its pointer: the request, its labels, its items."""
+    if not isinstance(value, dict):
+        return
+    yield "", value
+    found, labels = value.get(texts), value.get("labels")
+    if isinstance(labels, list):
+        yield "/labels", labels
+    parts = {f"/{name}": value.get(name) for name in ("label_thresholds", "input", texts)}
+    parts |= {f"/{texts}/{index}": each for index, each in enumerate(found if isinstance(found, list) else ())}
+    yield from ((pointer, part) for pointer, part in parts.items() if isinstance(part, dict))
 
 
 def _invalid(faults: list[FieldFault]) -> InvalidFieldError:

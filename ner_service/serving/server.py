@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import math
 import signal
@@ -30,6 +31,9 @@ _ExceptionInfo = tuple[type[BaseException], BaseException, TracebackType | None]
 _KEEP_ALIVE_S = 75
 # Seconds for replies that are due at the end of the grace to leave.
 _LAST_REPLIES_S = 5
+
+# Python's own 700 are few beside the parts of one request.
+_COLLECTED_OBJECTS = 100_000
 
 
 class Server(uvicorn.Server):
@@ -126,6 +130,9 @@ def serve(settings: Settings, load: Callable[[Settings, Metrics, OnDeath], Serve
     # Uvicorn raises the signal again when it is done; a drained server has done what it was asked to and ends with 0.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
+    # What stands by now stays. A long body makes so many lists that the collector would walk them over and over.
+    gc.freeze()
+    gc.set_threshold(_COLLECTED_OBJECTS)
     server.run(sockets=[listener])
     if model_died:
         raise ModelDiedError("the model can answer no more; the log says why")

@@ -55,7 +55,7 @@ class _Layout:
             (1 + (box[0] - left) / character, 1 + (middle - top) / line)
             for box, middle in zip(page.boxes, middles, strict=True)
         ]
-        starts, ends = ([word[side] for word in page.ranges()] for side in (0, 1))
+        starts, ends = ([word[side] for word in page.ranges] for side in (0, 1))
         return cls(starts, ends, corners, [width / character for width in widths])
 
     def place(self, window: Window) -> Encoding:

@@ -83,8 +83,8 @@ class TextTokenizer:
         Raises:
             InvalidTextError: a lone surrogate.
         """
-        _refuse_surrogates(text)
-        return _encoding(text, self._tokenizer.encode(text))
+        [encoding] = self.encode_batch([text])  # the library lets other threads run in a batch alone
+        return encoding
 
     def encode_batch(self, texts: Sequence[str]) -> list[Encoding]:
         """`encode` of every text, several at a time.

@@ -83,6 +83,10 @@ def test_a_number_for_an_id_and_a_score(tmp_path: Path) -> None:
             GOOD | {"entities": [{"start": 0, "end": 3, "label": "x", "score": True}]},
             "score: found True, expected a number",
         ),
+        (
+            GOOD | {"entities": [{"start": 0, "end": 3, "label": "x", "score": 10**400}]},
+            "score: found inf, expected a finite number",
+        ),
         (GOOD | {"flat": 1}, "flat: found 1, expected true or false"),
         (GOOD | {"annotated": "person"}, 'annotated: found "person", expected a list'),
         (GOOD | {"annotated": ["place"]}, "annotated: found an entity 'person', expected only"),

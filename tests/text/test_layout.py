@@ -120,7 +120,7 @@ def test_words_that_a_tokenizer_reads_are_whole(page: Page) -> None:
     firsts, lasts = ([word[side] for word in window.encoding.words or ()] for side in (0, 1))
     assert firsts == sorted(set(firsts))
     assert lasts == sorted(set(lasts))
-    ranges = set(page.ranges())
+    ranges = set(page.ranges)
     assert all(
         (window.encoding.offsets[first][0], window.encoding.offsets[last][1]) in ranges
         for first, last in window.encoding.words or ()

@@ -9,6 +9,7 @@ from training.cli.augment import augment
 from training.cli.bundles import calibrate, evaluate, export
 from training.cli.enlarge import enlarge
 from training.cli.imports import import_weights
+from training.cli.pseudo_label import pseudo_label
 from training.cli.runs import init, pretrain, train
 from training.cli.similar import similar
 
@@ -21,4 +22,5 @@ app = typer.Typer(
 for verb in (init, train, pretrain, evaluate, calibrate, export, enlarge, augment, similar):
     app.command()(verb)
 app.command("import")(import_weights)
+app.command("pseudo-label")(pseudo_label)
 app.add_typer(latent.app, name="latent")

@@ -143,20 +143,25 @@ def _check_annotated(config: DataConfig, labels: LabelSet) -> None:
 
 def _relabel(document: Document, source: SourceConfig) -> Document:
     entities, scattered = (_renamed(own, source.labels) for own in (document.entities, document.scattered))
-    annotated = document.annotated
-    if source.annotated is not None:
-        annotated = frozenset(source.annotated)
-    elif source.labels is not None:
-        annotated = frozenset(source.labels.values())
     metadata = {**document.metadata, "source": source.path}
     return replace(
         document,
         entities=entities,
         scattered=scattered,
-        annotated=annotated,
+        annotated=_annotated(document, source),
         flat=document.flat or source.flat,
         metadata=metadata,
     )
+
+
+def _annotated(document: Document, source: SourceConfig) -> frozenset[str] | None:
+    """The run's labels that a document is annotated for; not those that a label it leaves open is renamed to."""
+    if source.annotated is not None:
+        return frozenset(source.annotated)
+    if source.labels is None:
+        return document.annotated
+    left_open = set() if document.annotated is None else source.labels.keys() - document.annotated
+    return frozenset(source.labels.values()) - {source.labels[name] for name in left_open}
 
 
 def _renamed(entities: tuple[Entity, ...], labels: Mapping[str, str] | None) -> tuple[Entity, ...]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import pytest
 from hypothesis import given
@@ -12,9 +14,23 @@ from hypothesis import strategies as st
 
 from benchmarks.accuracy import peers
 from benchmarks.accuracy.peer_answers import PEERS, place, spans_of
-from benchmarks.accuracy.peers import LABELS, OWN, SETS, Answers, Row, ask_peer, documents_of, merged, rows_of, table
+from benchmarks.accuracy.peers import (
+    LABELS,
+    OWN,
+    SETS,
+    Answers,
+    Row,
+    ask_bundle,
+    ask_peer,
+    documents_of,
+    merged,
+    rows_of,
+    table,
+)
 from ner_service.formats import write_documents
-from ner_service.types import Document, Entity
+from ner_service.recognizer import Recognizer
+from ner_service.types import Document, Entity, OverlapPolicy, Recognition, RecognizeOptions
+from tests.conftest import SENTENCES
 from tests.strategies import texts
 from tests.training.runs import setup_of
 from training.sample import sample_documents
@@ -112,6 +128,17 @@ def test_only_the_mapped_labels_are_gold(tmp_path: Path) -> None:
         )
     first, second = documents_of("weibo", tmp_path)
     assert first.entities == second.entities == (Entity(0, 3, "PER"), Entity(14, 18, "LOC"))
+
+
+def test_where_outermost_mentions_alone_are_marked_these_are_asked_for(tiny_bundle_folder: Path) -> None:
+    recognizer = Recognizer.load(tiny_bundle_folder, "cpu")
+    found: list[Sequence[object]] = []
+    for flat, policy in ((False, "all"), (True, "longest")):
+        documents = [Document(text, flat=flat) for text in SENTENCES]
+        asked = recognizer.recognize(SENTENCES, RecognizeOptions(overlap=cast("OverlapPolicy", policy)))
+        found.append(ask_bundle(tiny_bundle_folder, recognizer, documents).entities)
+        assert found[-1] == [answer.entities for answer in asked if isinstance(answer, Recognition)]
+    assert found[0] != found[1]
 
 
 def test_a_peer_that_is_not_installed_is_left_out(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

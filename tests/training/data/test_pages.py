@@ -23,7 +23,7 @@ PAGE = Page(
 
 
 def document(*spans: tuple[int, int, str]) -> Document:
-    ranges = PAGE.ranges()
+    ranges = PAGE.ranges
     entities = (Entity(ranges[first][0], ranges[end - 1][1], label) for first, end, label in spans)
     return Document(PAGE.text, tuple(entities), page=PAGE)
 

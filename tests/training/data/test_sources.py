@@ -65,6 +65,16 @@ def test_annotated_labels(tmp_path: Path) -> None:
     assert [d.annotated for d in read_source(chosen, folder)] == [frozenset({"PER", "LOC"})] * 2
 
 
+def test_a_label_that_a_document_leaves_open_stays_so_under_another_name(tmp_path: Path) -> None:
+    """Of two that become one, either leaves it open; one that the document never had does, too."""
+    folder = write(tmp_path, {**NOTE, "annotated": ["PERSON", "CITY"]})
+    names = {"PERSON": "PER", "AUTHOR": "PER", "CITY": "LOC", "RIVER": "WATER"}
+    [document] = read_source(source(labels=names), folder)
+    assert document.annotated == frozenset({"LOC"})
+    [document] = read_source(source(labels={"PERSON": "PER", "CITY": "LOC"}), folder)
+    assert document.annotated == frozenset({"PER", "LOC"})
+
+
 def test_where_keeps_documents_by_their_metadata(tmp_path: Path) -> None:
     folder = write(tmp_path, LETTER, NOTE, {**NOTE, "id": "bare", "genre": None})
     chosen = source(where={"genre": ("letters", "diaries")})

@@ -14,7 +14,7 @@ from ner_service.decoding import Calibration, Candidates, decode
 from ner_service.errors import NerServiceError
 from ner_service.text.tokenizer import TextTokenizer
 from ner_service.text.windows import merge, split
-from ner_service.types import Document, Entity, LabelSet, Recognition, WindowLimits
+from ner_service.types import Document, Entity, LabelSet, Recognition, RecognizeOptions, WindowLimits
 from tests.strategies import LABELS, documents
 from training.data.targets import Example, encode_documents, examples_of
 from training.data.tokenizer_training import train_tokenizer
@@ -54,7 +54,9 @@ class PerfectRecognizer:
         self.documents = {document.text: document for document in documents}
         self.limits = limits
 
-    def recognize(self, texts: Sequence[str]) -> list[Recognition | NerServiceError]:
+    def recognize(
+        self, texts: Sequence[str], options: RecognizeOptions | None = None
+    ) -> list[Recognition | NerServiceError]:
         answers: list[Recognition | NerServiceError] = []
         for text in texts:
             document = self.documents[text]
