@@ -279,7 +279,8 @@ class RunConfig:
     """A complete run.
 
     Dev is measured after every `evaluate_every` epochs and after the last one. `patience` is the number of measures in
-    a row without a better dev score after which the run stops early. A value that cannot act is refused.
+    a row without a better dev score after which the run stops early. `bf16` multiplies matrices in bf16 where the
+    device has such arithmetic, else in fp32. A value that cannot act is refused.
     """
 
     name: str

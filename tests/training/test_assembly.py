@@ -10,8 +10,14 @@ from training.assembly import accelerator_of
 from training.config import DataConfig, ModelSection, RunConfig
 
 
-@pytest.mark.parametrize(("precision", "mixed"), [("fp32", "no"), ("bf16", "bf16")])
-def test_the_accelerator_has_the_runs_device_and_precision(precision: Literal["fp32", "bf16"], mixed: str) -> None:
+@pytest.mark.parametrize(
+    ("precision", "has_bf16", "mixed"),
+    [("fp32", True, "no"), ("bf16", True, "bf16"), ("fp32", False, "no"), ("bf16", False, "no")],
+)
+def test_the_accelerator_has_the_runs_device_and_a_precision_that_it_computes_with(
+    precision: Literal["fp32", "bf16"], has_bf16: bool, mixed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("training.assembly.cpu_has_bf16", lambda: has_bf16)
     run = RunConfig(
         name="small",
         device="cpu",

@@ -79,6 +79,8 @@ def pretrain(
 def _train(run: RunConfig, folder: Path, output: Path, data: Path | None, resume: bool, as_json: bool) -> None:
     """Run to the end and write the bundle of the best epoch."""
     accelerator = accelerator_of(run)
+    if run.precision == "bf16" and accelerator.mixed_precision == "no" and accelerator.is_main_process:
+        say("This processor has no bf16 arithmetic: training in fp32.")
     setup = prepare(run, folder, data or folder)
     if setup.started and accelerator.is_main_process:
         say(start_line(setup.started))

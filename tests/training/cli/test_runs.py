@@ -196,10 +196,15 @@ def test_wrong_usage_is_exit_code_2(arguments: list[str]) -> None:
     assert "Traceback" not in result.stderr
 
 
-def test_train_in_bf16(tmp_path: Path) -> None:
+@pytest.mark.parametrize("has_bf16", [True, False])
+def test_train_in_bf16_where_the_processor_has_it(
+    has_bf16: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("training.assembly.cpu_has_bf16", lambda: has_bf16)
     run = write_run(tmp_path / "sample", num_train=8, num_dev=2)
-    result = invoke("train", run, "-o", tmp_path / "run", *set_options("epochs=1", "precision=bf16"))
+    result = invoke("train", run, "-o", tmp_path / "run", *set_options("epochs=1", "precision=bf16", "device=cpu"))
     assert result.exit_code == 0, result.stderr
+    assert ("no bf16 arithmetic: training in fp32" in result.stderr) is not has_bf16
     weights = Bundle.load(tmp_path / "run/bundle").weights
     assert {str(tensor.dtype) for tensor in weights.values()} == {"torch.float32"}
 
