@@ -49,14 +49,15 @@ PLANS = {
 
 
 def largest_differences(small: Bundle, large: Bundle) -> dict[str, float]:
-    """Of every head's output."""
+    """Of every head's output, in units of its largest value where that is above 1, as `ner-train enlarge` counts."""
     found: dict[str, float] = {}
     with torch.no_grad():
         for batch in random_batches(small):
             pairs = zip(outputs(model_of(small), batch), outputs(model_of(large), batch), strict=True)
             for (name, expected), (_, other) in pairs:
                 if name not in ("hidden", "written"):  # those are wider
-                    found[name] = max(found.get(name, 0.0), float((expected - other).abs().max()))
+                    unit = max(1.0, float(expected.abs().max()))
+                    found[name] = max(found.get(name, 0.0), float((expected - other).abs().max()) / unit)
     return found
 
 
