@@ -36,7 +36,7 @@ T = TypeVar("T")
 
 Vectors = npt.NDArray[np.float32]
 
-MIN_MENTIONS, MAX_COVERAGE = 1_000_000, 4
+MIN_MENTIONS, MAX_COVERAGE = 1_000_000, 4.0
 """The entities of a text may have so many characters together, or four times the text's: an answer repeats each."""
 
 BATCH_TOKENS = 4096
@@ -44,12 +44,19 @@ BATCH_TOKENS = 4096
 
 
 class Recognizer:
-    """A loaded model. The same text gives the same answer whatever it is batched with."""
+    """A loaded model. The same text gives the same answer whatever it is batched with.
+
+    Attributes:
+        max_candidates: spans of one label that a window may have.
+        max_coverage: how many times the characters of a text its entities may have together.
+    """
 
     def __init__(self, bundle: Bundle, device: torch.device) -> None:
         self.manifest = bundle.manifest
         self.labels = LabelSet(bundle.manifest.labels)
         self.limits = bundle.manifest.window
+        self.max_candidates: float = bundle.manifest.max_candidates
+        self.max_coverage = MAX_COVERAGE
         self.tokenizer: TextTokenizer = bundle.tokenizer
         self.calibration = bundle.manifest.calibration or Calibration.uncalibrated(len(self.labels))
         self.device = device
@@ -126,19 +133,18 @@ class Recognizer:
         for found in candidates:
             if found.overflow is not None:
                 raise TooManyCandidatesError(
-                    f"more than {self.manifest.max_candidates} spans of {found.overflow!r} in one window; "
-                    "raise its threshold"
+                    f"more than {self.max_candidates} spans of {found.overflow!r} in one window; raise its threshold"
                 )
         answers = [
             (window, decode(found, window.encoding, self.labels, self.calibration))
             for window, found in zip(windows, candidates, strict=True)
         ]
         entities = tuple(apply_overlap(merge(answers), options.overlap))
-        most = max(MIN_MENTIONS, MAX_COVERAGE * max(window.end for window in windows))
+        most = max(MIN_MENTIONS, self.max_coverage * max(window.end for window in windows))
         together = sum(entity.end - entity.start for entity in entities)
         if together > most:
             raise TooManyCandidatesError(
-                f"entities of {together} characters together, expected at most {most}; raise the threshold"
+                f"entities of {together} characters together, expected at most {most:.0f}; raise the threshold"
             )
         return entities
 
@@ -213,7 +219,7 @@ class Recognizer:
 
     def _candidates(self, cells: Cells) -> Candidates:
         counts = torch.bincount(cells.label_N, minlength=len(self.labels))
-        if int(counts.max()) > self.manifest.max_candidates:
+        if int(counts.max()) > self.max_candidates:
             return Candidates.none(overflow=self.labels[int(counts.argmax())])
         label_N, start_N, end_N = (index.cpu().numpy() for index in (cells.label_N, cells.start_N, cells.end_N))
         return Candidates(label_N, start_N, end_N, cells.score_N.double().cpu().numpy())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from typing import Literal, NotRequired
 
@@ -11,7 +10,7 @@ from typing_extensions import TypedDict
 from ner_service.decoding import nesting
 from ner_service.text.offsets import OffsetConverter
 from ner_service.text.reading_order import OrderedPage
-from ner_service.types import Box, Entity, OffsetUnit, Page
+from ner_service.types import Box, Entity, OffsetUnit, Page, codepoints_to_words
 
 
 class EntityReply(TypedDict):
@@ -77,12 +76,11 @@ class PageEntityReply(EntityReply):
 
 def page_entity_replies(page: Page, order: Sequence[int], entities: Sequence[Entity]) -> list[PageEntityReply]:
     """Entities of a page as it was read, whose word i is the client's word `order[i]`; sorted as those of a text."""
-    text, ranges = page.text, page.ranges
-    starts, ends = ([word[side] for word in ranges] for side in (0, 1))
+    text = page.text
     replies: list[PageEntityReply] = []
     for entity, (parent, depth) in zip(entities, nesting(entities), strict=True):
-        first, last = bisect_right(starts, entity.start) - 1, bisect_left(ends, entity.end)
-        words = list(order[first : last + 1])
+        first, end = codepoints_to_words(page, entity.start, entity.end)
+        words = list(order[first:end])
         replies.append(
             {
                 "start": min(words),
@@ -93,7 +91,7 @@ def page_entity_replies(page: Page, order: Sequence[int], entities: Sequence[Ent
                 "parent": parent,
                 "depth": depth,
                 "words": words,
-                "boxes": list(page.boxes[first : last + 1]),
+                "boxes": list(page.boxes[first:end]),
             }
         )
     return _sorted(replies)

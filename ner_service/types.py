@@ -21,8 +21,8 @@ Box = tuple[float, float, float, float]
 MAX_LENGTH = 1e9
 """Of a page's side: more than any has in any unit, and few enough that nothing computed of it is endless."""
 
-_CORNERS = ("x0", "y0", "x1", "y1")
-_SIDES = ("width", "height")
+CORNERS = ("x0", "y0", "x1", "y1")
+SIDES = ("width", "height")
 
 OffsetUnit = Literal["codepoint", "utf16", "utf8"]
 OverlapPolicy = Literal["all", "nested", "flat", "longest"]
@@ -271,17 +271,17 @@ def _check_word(index: int, word: str) -> None:
 
 def _check_box(index: int, box: Box, size: tuple[float, float]) -> None:
     for corner, value in enumerate(box):
-        pointer, where = f"boxes/{index}/{corner}", f"box of word {index}: found {_CORNERS[corner]} = {value}"
+        pointer, where = f"boxes/{index}/{corner}", f"box of word {index}: found {CORNERS[corner]} = {value}"
         if not math.isfinite(value):
             raise InvalidPageError(pointer, f"{where}, expected a finite number")
         if value < 0:
             raise InvalidPageError(pointer, f"{where}, expected 0 or more")
         if value > size[corner % 2]:
             raise InvalidPageError(
-                pointer, f"{where}, expected at most {size[corner % 2]}, the page's {_SIDES[corner % 2]}"
+                pointer, f"{where}, expected at most {size[corner % 2]}, the page's {SIDES[corner % 2]}"
             )
     for low, high in ((0, 2), (1, 3)):
         if box[high] < box[low]:
-            found = f"{_CORNERS[low]} = {box[low]} and {_CORNERS[high]} = {box[high]}"
-            expected = f"expected {_CORNERS[low]} <= {_CORNERS[high]}"
+            found = f"{CORNERS[low]} = {box[low]} and {CORNERS[high]} = {box[high]}"
+            expected = f"expected {CORNERS[low]} <= {CORNERS[high]}"
             raise InvalidPageError(f"boxes/{index}/{high}", f"box of word {index}: found {found}, {expected}")

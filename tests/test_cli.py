@@ -74,13 +74,13 @@ def test_pages_are_answered_as_over_http(tiny_bundle_folder: Path, tmp_path: Pat
     boxes: list[Box] = [(0, 0, 30, 10), (200, 0, 230, 10), (0, 12, 80, 22), (200, 12, 260, 22)]
     page = {"words": words, "boxes": boxes, "page": [300, 40]}
     path = tmp_path / "pages.jsonl"
-    lines = [{"id": "p", **page}, {"id": "g", **page, "order": "given"}, {"id": "t", "text": "Ada Lovelace"}]
+    lines = [{"id": "p", **page}, {"id": "", **page, "order": "given"}, {"text": "Ada Lovelace"}]
     path.write_text("".join(f"{json.dumps(line)}\n" for line in lines), encoding="utf-8")
     result = invoke("recognize", "-m", tiny_bundle_folder, "--threshold", "0.3", path)
     assert result.exit_code == 0, result.stderr
     recognizer, options = Recognizer.load(tiny_bundle_folder, "cpu"), RecognizeOptions(threshold=0.3)
     answers = results(result.stdout)
-    assert [answer["id"] for answer in answers] == ["p", "g", "t"]
+    assert [answer["id"] for answer in answers] == ["p", "", f"{path}:3"]
     for answer, order in zip(answers, ((0, 2, 1, 3), (0, 1, 2, 3)), strict=False):
         read = Page(tuple(words), tuple(boxes), (300, 40)).reordered(order)
         [own] = recognizer.recognize([read], options)
@@ -118,7 +118,7 @@ def test_a_faulty_object_is_an_error_of_its_own(
         result = invoke("recognize", "-m", tiny_bundle_folder, *arguments)
         assert (result.exit_code, result.stderr) == (1, "1 without an answer; the results say why\n")
     first, bad, page, last = results(result.stdout)
-    name = line["id"] if isinstance(line["id"], str) else None
+    name = line["id"] if isinstance(line["id"], str) else f"{path}:2"
     assert bad == {"id": name, "status": "error", "error": {"code": "invalid_data", "detail": f"{path}:2: {reason}"}}
     assert [spans(first), spans(last)] == [expected_spans(expected[text]) for text in TEXTS[:2]]
     assert (page["status"], page["length"]) == ("ok", 1)
@@ -147,9 +147,9 @@ def test_what_engines_write_is_read_page_by_page(tiny_bundle_folder: Path, tmp_p
     alto.write_text(f"<?xml version='1.0' encoding='UTF-16'?>{content}", encoding="utf-16")
     web.write_text("<html>Ada Lovelace</html>", encoding="utf-8")
     lines = [
-        {"id": "h1", "words": ["Ada", "Bo"], "boxes": [[0, 0, 30, 10], [40, 0, 90, 10]], "page": [99, 50]},
-        {"id": "scan.hocr:2", "words": [], "boxes": [], "page": [1, 1]},
-        {"id": "a1", "words": ["Zoë"], "boxes": [[0, 0, 30, 10]], "page": [99, 50]},
+        {"id": f"{hocr}:1", "words": ["Ada", "Bo"], "boxes": [[0, 0, 30, 10], [40, 0, 90, 10]], "page": [99, 50]},
+        {"id": f"{hocr}:2", "words": [], "boxes": [], "page": [1, 1]},
+        {"id": f"{alto}:1", "words": ["Zoë"], "boxes": [[0, 0, 30, 10]], "page": [99, 50]},
     ]
     path = tmp_path / "pages.jsonl"
     path.write_text("".join(f"{json.dumps(line)}\n" for line in lines), encoding="utf-8")

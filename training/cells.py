@@ -7,9 +7,10 @@ label. Knows no training. Shapes: N cells.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import accumulate, groupby
 
 import numpy as np
@@ -64,7 +65,7 @@ class Reliability:
 def cells_of(recognizer: Recognizer, documents: Sequence[Document], threshold: float) -> Cells:
     """The cells of documents with a probability above `threshold`, and all gold ones of labels that the model has.
 
-    A text has as many as there are: the bundle's `max_candidates` refuses none. One that is no Unicode has no answer.
+    A text has as many as there are: the limits of a recognizer refuse none. One that is no Unicode has no answer.
     """
     return join(read_cells(recognizer, documents, threshold))
 
@@ -142,7 +143,7 @@ def _unlimited(recognizer: Recognizer) -> Recognizer:
     A service protects itself by refusing such a text; here its gold would pass for spans that the model gives p = 0.
     """
     reader = copy(recognizer)
-    reader.manifest = replace(recognizer.manifest, max_candidates=2**31 - 1)
+    reader.max_candidates = reader.max_coverage = math.inf
     return reader
 
 

@@ -51,6 +51,13 @@ class Score:
         return {"precision": self.precision, "recall": self.recall, "f1": self.f1, "support": self.num_gold}
 
 
+REPORTED = (
+    *("documents", "refused", "macro_f1", "scores", "labels", "sources", "seqeval"),
+    *("calibration", "label_calibration"),
+)
+"""The keys of `Report.as_dict`, the last two where probabilities were measured."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
     """What was measured on a set of documents.

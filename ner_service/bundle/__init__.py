@@ -28,7 +28,7 @@ from ner_service.text.tokenizer import TextTokenizer
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Bundle", "FileRecord", "Manifest", "read_manifest"]
+__all__ = ["Bundle", "FileRecord", "Manifest", "free_place", "read_manifest"]
 
 WEIGHTS = "model.safetensors"
 TOKENIZER = "tokenizer.json"
@@ -79,9 +79,7 @@ class Bundle:
         """
         from safetensors.torch import save
 
-        folder = folder.resolve()
-        if folder.exists() and not (folder / MANIFEST).is_file():
-            raise BundleError(f"{folder}: exists and is not a bundle; expected a new path or an older bundle")
+        folder = free_place(folder)
         folder.parent.mkdir(parents=True, exist_ok=True)
         contents = {
             WEIGHTS: save({name: tensor.contiguous() for name, tensor in self.weights.items()}),
@@ -99,6 +97,18 @@ class Bundle:
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
         return manifest
+
+
+def free_place(folder: Path) -> Path:
+    """The path, links followed, where a bundle may be saved: to be asked for before long work as well.
+
+    Raises:
+        BundleError: it is taken by something that is not a bundle.
+    """
+    folder = folder.resolve()
+    if folder.exists() and not (folder / MANIFEST).is_file():
+        raise BundleError(f"{folder}: exists and is not a bundle; expected a new path or an older bundle")
+    return folder
 
 
 def _record(content: bytes) -> FileRecord:

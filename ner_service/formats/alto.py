@@ -69,8 +69,8 @@ class _Pages:
         self.documents.append(Document(text=page.text, id=name, page=page))
 
     def add_word(self, attributes: Mapping[str, str]) -> None:
-        x, y, width, height = (self.number(attributes, key) for key in ("HPOS", "VPOS", "WIDTH", "HEIGHT"))
         if text := attributes.get("CONTENT", "").strip():
+            x, y, width, height = (self.number(attributes, key) for key in ("HPOS", "VPOS", "WIDTH", "HEIGHT"))
             self.words.append((text, (x, y, x + width, y + height)))
 
     def number(self, attributes: Mapping[str, str], key: str) -> float:

@@ -36,7 +36,7 @@ def read_inputs(paths: Sequence[Path], *, lines: bool) -> Iterator[Input]:
 
     A file named `.jsonl` or `.jsonl.gz` holds an object a line, a text or a page as over HTTP; a fault of an object is
     its content. A file of hOCR or ALTO holds pages. Any other file is one text, or with `lines` a text a line, empty
-    lines included. Ids are the objects' or the pages' own; else the file's name, with the line's number.
+    lines included. An id is the object's own; else it is the file's name, with the number of the line or page.
 
     Raises:
         DataError: a file cannot be read, or a line of JSON Lines is no object.
@@ -46,9 +46,10 @@ def read_inputs(paths: Sequence[Path], *, lines: bool) -> Iterator[Input]:
     for path in paths:
         if path.name.removesuffix(".gz").endswith(".jsonl"):
             objects = (line for line in read_lines(path) if line.text.strip())
-            yield from (_input(line, parse_json(line, dict)) for line in objects)
+            yield from (_input(line, parse_json(line, dict), f"{path}:{line.number}") for line in objects)
         elif path.is_file() and (format := page_format(path)) in ("hocr", "alto"):
-            yield from (Input(page.id, page.content) for page in read_documents(path, format))
+            pages = enumerate(read_documents(path, format), start=1)
+            yield from (Input(f"{path}:{number}", page.content) for number, page in pages)
         elif lines:
             yield from (Input(f"{path}:{line.number}", line.text) for line in read_lines(path))
         else:
@@ -64,10 +65,10 @@ def _read_standard_input(*, lines: bool) -> Iterator[Input]:
         yield Input(None, _decode(STANDARD_INPUT, number, content.removesuffix(b"\n").removesuffix(b"\r")))
 
 
-def _input(line: Line, record: dict[str, Any]) -> Input:
-    name = None
+def _input(line: Line, record: dict[str, Any], name: str) -> Input:
     try:
-        name = read_identifier(line, record)
+        own = read_identifier(line, record)
+        name = name if own is None else own
         content = read_content(line, record)
         return Input(name, content, "reading" if isinstance(content, str) else _order(line, record))
     except DataError as fault:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Literal
 
 
@@ -32,6 +32,7 @@ class RoFormerConfig:
     num_axes: Literal[1, 2] = 1
 
     def __post_init__(self) -> None:
+        _check_numbers(self)
         _check_heads(self.hidden_size, self.num_heads, self.num_axes)
 
 
@@ -55,6 +56,7 @@ class RoFormerV2Config:
     num_axes: Literal[1, 2] = 1
 
     def __post_init__(self) -> None:
+        _check_numbers(self)
         _check_heads(self.hidden_size, self.num_heads, self.num_axes)
 
 
@@ -78,10 +80,11 @@ class GMLPConfig:
     layer_norm_eps: float = 1e-12
 
     def __post_init__(self) -> None:
-        if self.intermediate_size % 2 or self.kernel_size % 2 == 0 or self.attention_size < 0:
+        _check_numbers(self)
+        if self.intermediate_size % 2 or self.kernel_size % 2 == 0:
             raise ValueError(
-                f"intermediate_size {self.intermediate_size}, kernel_size {self.kernel_size}, attention_size "
-                f"{self.attention_size}: expected an even number, an odd one, and 0 or more"
+                f"intermediate_size {self.intermediate_size}, kernel_size {self.kernel_size}: expected an even number "
+                "and an odd one"
             )
 
 
@@ -101,6 +104,7 @@ class FNetConfig:
     layer_norm_eps: float = 1e-12
 
     def __post_init__(self) -> None:
+        _check_numbers(self)
         _check_sinusoids(self.hidden_size)
 
 
@@ -122,6 +126,7 @@ class HyperMixerConfig:
     layer_norm_eps: float = 1e-12
 
     def __post_init__(self) -> None:
+        _check_numbers(self)
         _check_sinusoids(self.hidden_size)
         if self.hidden_size % self.num_heads or self.mixing_size % self.num_heads:
             raise ValueError(
@@ -172,8 +177,10 @@ class HeadConfig:
     rotary: bool = True
 
     def __post_init__(self) -> None:
-        if self.head_size % 2:
-            raise ValueError(f"head_size is {self.head_size}, expected an even number: rotary positions turn pairs")
+        if self.head_size < 1 or self.head_size % 2:
+            raise ValueError(
+                f"head_size is {self.head_size}, expected an even number above 0: rotary positions turn pairs"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -228,6 +235,21 @@ class ModelConfig:
 
     encoder: EncoderConfig
     heads: Heads
+
+
+def _check_numbers(config: EncoderConfig) -> None:
+    """What a size, a rate of dropout and an epsilon may be; only attention beside a gate may be left out, with 0."""
+    for name, value in ((each.name, getattr(config, each.name)) for each in fields(config)):
+        if name.endswith("dropout"):
+            fits, expected = 0 <= value < 1, "0 or more and less than 1"
+        elif isinstance(value, float):
+            fits, expected = value > 0, "a number above 0"
+        elif name == "attention_size":
+            fits, expected = value >= 0, "0 or more"
+        else:
+            fits, expected = not isinstance(value, int) or isinstance(value, bool) or value >= 1, "1 or more"
+        if not fits:
+            raise ValueError(f"{name}: found {value}, expected {expected}")
 
 
 def _check_heads(hidden_size: int, num_heads: int, num_axes: int) -> None:

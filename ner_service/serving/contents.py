@@ -14,7 +14,7 @@ from ner_service.errors import InvalidPageError, TextTooLongError
 from ner_service.serving.items import PageItem
 from ner_service.serving.json_text import Constant
 from ner_service.text.reading_order import OrderedPage, ordered
-from ner_service.types import Page
+from ner_service.types import CORNERS, SIDES, Page
 
 _KINDS: dict[type, str] = {
     NoneType: "null",
@@ -25,9 +25,6 @@ _KINDS: dict[type, str] = {
     list: "a list",
     dict: "an object",
 }
-_CORNERS = ("x0", "y0", "x1", "y1")
-_SIDES = ("width", "height")
-
 
 Content = str | OrderedPage
 
@@ -77,12 +74,12 @@ def _word(index: int, value: object) -> str:
 
 
 def _box(index: int, value: object) -> tuple[float, float, float, float]:
-    x0, y0, x1, y1 = _numbers(value, f"boxes/{index}", f"box of word {index}: ", _CORNERS)
+    x0, y0, x1, y1 = _numbers(value, f"boxes/{index}", f"box of word {index}: ", CORNERS)
     return x0, y0, x1, y1
 
 
 def _size(value: object) -> tuple[float, float]:
-    width, height = _numbers(value, "page", "", _SIDES)
+    width, height = _numbers(value, "page", "", SIDES)
     return width, height
 
 

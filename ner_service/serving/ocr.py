@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import rapidocr
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image
 
 from ner_service.errors import ConfigError
 from ner_service.serving.images import InvalidImageError, check_size
@@ -26,6 +26,16 @@ _FORMATS = ("PNG", "JPEG")
 _DAMAGES = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
 # `check_size` is the one limit: Pillow's own would warn of what the settings allow.
 Image.MAX_IMAGE_PIXELS = None
+# What makes an image upright whose EXIF data give this orientation; any other stands upright.
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 _PARTS = {"Det": "*_det_*.onnx", "Cls": "*_cls_*.onnx", "Rec": "*_rec_*.onnx"}
 
 
@@ -80,11 +90,15 @@ def _pixels(image: bytes, max_pixels: int) -> npt.NDArray[np.uint8]:
         with Image.open(io.BytesIO(image), formats=_FORMATS) as opened:
             # Nothing is decoded yet. A file can be written so that its first bytes tell of another size than this.
             check_size(opened.size, max_pixels)
-            upright = _eight_bits(ImageOps.exif_transpose(opened)).convert("RGBA")
+            upright = _upright(_eight_bits(opened), opened.getexif().get(ExifTags.Base.Orientation)).convert("RGBA")
     except _DAMAGES:
         raise InvalidImageError("found a damaged file, expected a whole PNG or JPEG") from None
     paper = Image.new("RGBA", upright.size, "white")
     return np.asarray(Image.alpha_composite(paper, upright).convert("RGB"))[:, :, ::-1].copy()
+
+
+def _upright(image: Image.Image, orientation: object) -> Image.Image:
+    return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:

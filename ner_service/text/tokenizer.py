@@ -62,13 +62,18 @@ class TextTokenizer:
         """Read the content of a `tokenizer.json`.
 
         Raises:
-            ConfigError: it is not one.
+            ConfigError: it is not one, or adds no token to a text: one of no characters would have none at all.
         """
         try:
             tokenizer = Tokenizer.from_str(json)
         except Exception as error:  # the library raises nothing narrower
             raise ConfigError(f"tokenizer.json: found {error}, expected a file of Hugging Face tokenizers") from error
-        return cls(tokenizer)
+        found = cls(tokenizer)
+        if not found.num_specials:
+            raise ConfigError(
+                "tokenizer.json: found no special token beside a text, expected one or more, such as [CLS] and [SEP]"
+            )
+        return found
 
     def to_json(self) -> str:
         """What `from_json` reads."""

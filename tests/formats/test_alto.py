@@ -42,6 +42,11 @@ def test_strings_are_words(tmp_path: Path) -> None:
     assert document.page.size == (200, 100)
 
 
+def test_a_string_of_no_text_needs_no_place(tmp_path: Path) -> None:
+    [document] = read(tmp_path, alto(page(f"{WORDS}<String CONTENT=' '/>")))
+    assert document.text == "Frühling <1899>"
+
+
 @pytest.mark.parametrize("attributes", ["", 'xmlns:x="y"', SPACE])
 def test_pages_without_a_name_or_a_size(tmp_path: Path, attributes: str) -> None:
     documents = read(tmp_path, alto(page(attributes=""), page(words=""), attributes=attributes))

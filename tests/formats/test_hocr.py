@@ -42,6 +42,29 @@ def test_words_of_a_page(tmp_path: Path) -> None:
     assert document.page.size == (200, 100)
 
 
+CHARACTERS = """<span class='ocrx_word' title='bbox 10 5 50 15'>
+       <span class='ocrx_cinfo' title='x_bboxes 10 5 20 15; x_conf 99'>A</span>
+       <span class='ocrx_cinfo' title='x_bboxes 20 5 30 15; x_conf 98'>&amp;</span>
+       <span class='ocrx_cinfo' title='x_bboxes 30 5 50 15; x_conf 97'>B</span>
+</span>"""
+ALTERNATIVES = """<span class='ocrx_word' title='bbox 10 5 50 15'>{}
+       <span class='ocr_symbol' id='s_1' title='x_confs 91'>
+        <span class='ocrx_cinfo' id='c_1' title='x_confs 91.2'>A</span>
+        <span class='ocrx_cinfo' id='c_2' title='x_confs 4.7'>4</span>
+       </span>
+</span>"""
+
+
+@pytest.mark.parametrize(
+    "word", [CHARACTERS, ALTERNATIVES.format("A&amp;B"), ALTERNATIVES.format(CHARACTERS.replace("ocrx_word", ""))]
+)
+def test_a_word_is_its_characters_without_what_else_they_might_have_been(tmp_path: Path, word: str) -> None:
+    """As Tesseract writes them: each character with its place, and what the engine weighed beside them."""
+    [document] = read(tmp_path, hocr(page(word)))
+    assert document.page is not None
+    assert document.page.words == ("A&B",)
+
+
 def test_a_page_that_does_not_begin_at_0_and_one_without_a_box(tmp_path: Path) -> None:
     moved, bare = read(tmp_path, hocr(page(attributes="title='bbox 10 5 100 100'"), page(attributes="")))
     assert moved.page is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -51,9 +52,35 @@ def test_heads_of_uneven_or_odd_width_are_refused(num_heads: int) -> None:
             kind(**{**SIZES, "num_heads": num_heads})
 
 
-@pytest.mark.parametrize("change", [{"intermediate_size": 9}, {"kernel_size": 6}, {"attention_size": -1}])
+@pytest.mark.parametrize(
+    "encoder",
+    [
+        RoFormerConfig(**SIZES),
+        RoFormerV2Config(**SIZES),
+        GMLPConfig(**MIXING_SIZES),
+        FNetConfig(**MIXING_SIZES),
+        HyperMixerConfig(**SIZES, mixing_size=6),
+    ],
+)
+def test_sizes_rates_and_epsilons_that_cannot_be_are_refused(encoder: EncoderConfig) -> None:
+    for name, value in unstructure(encoder).items():
+        if name == "kind" or not isinstance(value, int | float) or isinstance(value, bool):
+            continue
+        lowest = {"attention_size": -1, "dropout": -0.1, "attention_dropout": -0.1}.get(name, 0)
+        for wrong in (lowest, *((1.0,) if name.endswith("dropout") else ())):
+            with pytest.raises(ValueError, match=f"^{name}: found {wrong}, expected "):
+                replace(encoder, **{name: wrong})
+
+
+@pytest.mark.parametrize("head_size", [7, 0, -2])
+def test_heads_that_are_no_pairs_are_refused(head_size: int) -> None:
+    with pytest.raises(ValueError, match=f"head_size is {head_size}, expected an even number above 0"):
+        HeadConfig(head_size=head_size)
+
+
+@pytest.mark.parametrize("change", [{"intermediate_size": 9}, {"kernel_size": 6}])
 def test_a_gate_without_halves_or_middle_is_refused(change: dict[str, int]) -> None:
-    with pytest.raises(ValueError, match="expected an even number, an odd one, and 0 or more"):
+    with pytest.raises(ValueError, match="expected an even number and an odd one"):
         GMLPConfig(**{**MIXING_SIZES, **change})
 
 

@@ -226,11 +226,11 @@ def test_over_texts_zeros_padding_and_keeps_texts_apart() -> None:
         seen.append(tensor_BLD)
         return tensor_BLD.sum(1, keepdim=True).expand_as(tensor_BLD)
 
-    padded, packed = pad(TEXTS, 0), pack(TEXTS)
+    padded, packed = pad(TEXTS, 19), pack(TEXTS)
     sums = [float(sum(token_ids)) for token_ids in TEXTS]
     for batch, shapes in ((padded, [(3, 7, 1)]), (packed, [(1, 7, 1), (1, 3, 1), (1, 1, 1)])):
         seen.clear()
-        mixed = over_texts(add_up, batch, batch.token_ids_BL[..., None].double() + 0.0)
+        mixed = over_texts(add_up, batch, batch.token_ids_BL[..., None].double())
         assert [tuple(tensor.shape) for tensor in seen] == shapes
         assert [float(text[0, 0]) for text in batch.texts(mixed)] == sums
 

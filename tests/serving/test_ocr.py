@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import socket
+import struct
 from base64 import b64encode
 from pathlib import Path
 from typing import Any, NoReturn
@@ -16,12 +17,12 @@ pytest.importorskip("rapidocr", reason="needs the extra `ocr`: pip install 'ner-
 pytest.importorskip("onnxruntime", reason="needs the extra `ocr`: pip install 'ner-service[ocr]'")
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFile, ImageFont
+from PIL import ExifTags, Image, ImageDraw, ImageFile, ImageFont, ImageOps
 from starlette.testclient import TestClient
 
 from ner_service.serving.app import build_app
 from ner_service.serving.metrics import Metrics
-from ner_service.serving.ocr import RapidOcr
+from ner_service.serving.ocr import RapidOcr, _pixels
 from ner_service.serving.registry import Registry
 from ner_service.serving.server import load_images, load_model
 from ner_service.serving.settings import Settings
@@ -73,6 +74,28 @@ def test_words_and_boxes_are_read(ocr: RapidOcr, kind: str, turned: bool) -> Non
     assert boxes["Delivery"][0] == pytest.approx(30, abs=12)
     assert boxes["Northwind"][1] == pytest.approx(115, abs=14)
     assert boxes["Delivery"][2] < boxes["for"][2] < boxes["Marta"][2] < boxes["Oliveira"][2] < 600
+
+
+@pytest.mark.parametrize("orientation", [*range(1, 9), 9])
+def test_an_image_is_turned_as_pillow_turns_it(orientation: int) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    file = io.BytesIO()
+    Image.fromarray(np.arange(64 * 24 * 3, dtype=np.uint8).reshape(24, 64, 3)).save(file, "PNG", exif=exif)
+    with Image.open(io.BytesIO(file.getvalue())) as opened:
+        expected = np.asarray(ImageOps.exif_transpose(opened).convert("RGB"))[:, :, ::-1]
+    assert np.array_equal(_pixels(file.getvalue(), MAX_PIXELS), expected)
+
+
+def test_a_tag_of_the_wrong_type_beside_the_orientation_does_no_harm(ocr: RapidOcr) -> None:
+    orientation = struct.pack("<HHIHH", ExifTags.Base.Orientation, 3, 1, 6, 0)
+    resolution = struct.pack("<HHI4s", ExifTags.Base.XResolution, 2, 3, b"72")
+    exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2) + orientation + resolution + struct.pack("<I", 0)
+    file = io.BytesIO()
+    Image.new("RGB", (40, 30), "white").save(file, "JPEG", exif=exif)
+    with Image.open(io.BytesIO(file.getvalue())) as opened, pytest.raises(TypeError):
+        ImageOps.exif_transpose(opened)
+    assert ocr.read(file.getvalue()).size == (30, 40)
 
 
 def grey(values: Any) -> bytes:

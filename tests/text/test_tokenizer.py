@@ -90,6 +90,14 @@ def test_what_stands_for_no_text_is_special_though_no_token_is_marked_as_such() 
     assert TextTokenizer(bare).decode([0, 1, 2, 3]) == "a b"
 
 
+def test_a_file_that_leaves_an_empty_text_without_a_token_is_refused() -> None:
+    bare = Tokenizer(models.WordLevel({"a": 0}))
+    with pytest.raises(
+        ConfigError, match=r"tokenizer\.json: found no special token beside a text, expected one or more"
+    ):
+        TextTokenizer.from_json(bare.to_str())
+
+
 @given(text=texts(), tokenizer=st.sampled_from(ALL))
 @settings(deadline=None)
 def test_offsets_are_ranges_of_the_text_in_order(text: str, tokenizer: Callable[[], TextTokenizer]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -24,20 +24,12 @@ LABELS = ("PER", "ORG", "LOC")
 TEXTS = ("Ada Lovelace wrote to London.", "北京大学在上海。")
 
 
-@dataclass(frozen=True)
-class Limits:
-    """What is read of a manifest."""
-
-    max_candidates: int = 1000
-
-
 class Answers:
     """A recognizer with an answer for each text, that notes how many characters it is asked for at a time."""
 
     def __init__(self, answers: dict[str, Recognition | NerServiceError]) -> None:
         self.labels = LabelSet(LABELS)
         self.answers = answers
-        self.manifest = Limits()
         self.asked: list[int] = []
 
     def recognize(self, texts: list[str], options: RecognizeOptions) -> list[Recognition | NerServiceError]:
@@ -94,6 +86,19 @@ def test_no_text_has_too_many_cells(tiny_bundle: Bundle) -> None:
     assert len(found) > 3
     answers = strict.recognize(TEXTS, RecognizeOptions(threshold=0.2))
     assert any(isinstance(answer, TooManyCandidatesError) for answer in answers)
+
+
+def test_no_text_has_cells_that_are_too_long_together(
+    tiny_recognizer: Recognizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same of the limit on the characters of all entities."""
+    options = RecognizeOptions(threshold=0.2)
+    documents = [Document(text) for text in TEXTS]
+    expected = rows(cells_of(tiny_recognizer, documents, 0.2))
+    monkeypatch.setattr("ner_service.recognizer.MIN_MENTIONS", 1)
+    monkeypatch.setattr(tiny_recognizer, "max_coverage", 0.1)
+    assert rows(cells_of(tiny_recognizer, documents, 0.2)) == expected
+    assert all(isinstance(answer, TooManyCandidatesError) for answer in tiny_recognizer.recognize(TEXTS, options))
 
 
 def test_cells_are_served_answers(tiny_recognizer: Recognizer) -> None:

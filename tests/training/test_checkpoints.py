@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from transformers import BertConfig, BertModel, PreTrainedModel, PreTrainedTokenizerFast, RoFormerConfig, RoFormerModel
 
@@ -107,6 +109,70 @@ def test_a_foreign_configuration_builds_the_same_encoder_again(tiny_bundle: Bund
 def test_a_folder_that_is_not_there_is_named() -> None:
     with pytest.raises(ConfigError, match=r"model\.start_from: '/nowhere/at/all' is neither a bundle nor a checkpoint"):
         load_checkpoint("/nowhere/at/all")
+
+
+def rename_weights(folder: Path, change: Callable[[str], str | None]) -> None:
+    """Write a checkpoint's weights under other names; those of no name are left out."""
+    weights = load_file(folder / "model.safetensors")
+    renamed = {name: tensor for old, tensor in weights.items() if (name := change(old)) is not None}
+    save_file(renamed, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize("architecture", [roformer, bert])
+@pytest.mark.parametrize(
+    ("change", "first"),
+    [
+        (lambda name: None if "layer.1." in name else name, "encoder.layer.1.attention.output.LayerNorm.bias"),
+        (lambda name: f"backbone.{name}", "embeddings.LayerNorm.bias"),
+    ],
+)
+def test_weights_that_are_not_there_are_named(
+    architecture: Any, change: Callable[[str], str | None], first: str, tiny_bundle: Bundle, tmp_path: Path
+) -> None:
+    """Left alone, transformers goes on with random numbers in their place."""
+    folder = save(architecture(tiny_bundle), tiny_bundle, tmp_path / "checkpoint")
+    rename_weights(folder, change)
+    with pytest.raises(ConfigError, match=rf"lacks \d+ weights, '{first}' first, expected all of its encoder's"):
+        load_checkpoint(str(folder))
+
+
+def test_layers_that_the_configuration_knows_nothing_of_are_refused(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    folder = save(bert(tiny_bundle), tiny_bundle, tmp_path / "checkpoint")
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    (folder / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 1}), encoding="utf-8")
+    with pytest.raises(
+        ConfigError, match=r"has 16 weights, 'encoder\.layer\.1\..*' first, that its config\.json leaves"
+    ):
+        load_checkpoint(str(folder))
+
+
+def test_a_pooler_and_the_head_of_another_task_are_none_of_ours(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    folder = save(bert(tiny_bundle), tiny_bundle, tmp_path / "checkpoint")
+    rename_weights(folder, lambda name: name.replace("pooler.dense", "classifier"))
+    expected = load_checkpoint(str(save(bert(tiny_bundle), tiny_bundle, tmp_path / "whole"))).weights
+    found = load_checkpoint(str(folder)).weights
+    for name in [name for name in expected if "pooler" not in name]:
+        assert torch.equal(found[name], expected[name])
+
+
+@pytest.mark.parametrize("content", [b"", b"version https://git-lfs.github.com/spec/v1\n", b"\x80\x04nothing"])
+@pytest.mark.parametrize("file", ["model.safetensors", "pytorch_model.bin"])
+def test_damaged_weights_are_a_fault_of_the_checkpoint(
+    file: str, content: bytes, tiny_bundle: Bundle, tmp_path: Path
+) -> None:
+    folder = save(bert(tiny_bundle), tiny_bundle, tmp_path / "checkpoint")
+    (folder / "model.safetensors").unlink()
+    (folder / file).write_bytes(content)
+    with pytest.raises(ConfigError, match="is neither a bundle nor a checkpoint at hand"):
+        load_checkpoint(str(folder))
+
+
+def test_weights_of_another_size_are_a_fault_of_the_checkpoint(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    folder = save(bert(tiny_bundle), tiny_bundle, tmp_path / "checkpoint")
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    (folder / "config.json").write_text(json.dumps({**config, "hidden_size": 32}), encoding="utf-8")
+    with pytest.raises(ConfigError, match="is neither a bundle nor a checkpoint at hand"):
+        load_checkpoint(str(folder))
 
 
 def test_a_folder_without_a_tokenizer_is_refused(tiny_bundle: Bundle, tmp_path: Path) -> None:

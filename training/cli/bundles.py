@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -11,13 +12,14 @@ import torch
 import typer
 from rich.console import Console
 
-from ner_service.bundle import Bundle
+from ner_service.bundle import Bundle, free_place
 from ner_service.recognizer import Recognizer, pick_device
 from ner_service.terminal import refusals, say
 from training import calibration, evaluation
-from training.cli.documents import Data, Folder, Format, named_in_run, read_data
+from training.cli.documents import Data, Folder, Format, named_in_run, read_all, sources_of
 from training.cli.options import Device, Json
 from training.data.sources import digest
+from training.evaluation import REPORTED
 from training.reports import calibration_table, score_table
 
 
@@ -27,15 +29,27 @@ def evaluate(
     format: Format = "auto",
     folder: Folder = None,
     device: Device = "auto",
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Where the bundle goes with these figures in its card.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Measure a bundle on annotated documents: strict precision, recall and F1, and the error of its probabilities."""
     with refusals():
-        report = evaluation.evaluate(Recognizer.load(bundle, device), read_data(data, format, folder))
+        if output:
+            free_place(output)
+        source = Bundle.load(bundle)
+        documents = read_all(sources_of(data, format, folder))
+        report = evaluation.evaluate(Recognizer(source, pick_device(device)), documents)
+        if output:
+            metrics = {**without_report(source.manifest.metrics), **report.as_dict()}
+            replace(source, manifest=replace(source.manifest, metrics=metrics)).save(output)
         if as_json:
             print(json.dumps(report.as_dict(), ensure_ascii=False))
         else:
             Console().print(score_table(report))
+        if output:
+            say(f"Wrote {output}")
 
 
 def calibrate(
@@ -49,9 +63,11 @@ def calibrate(
 ) -> None:
     """Fit a bundle's probabilities and thresholds to documents that it was neither trained nor chosen on."""
     with refusals():
+        free_place(output)
         source = Bundle.load(bundle)
-        documents = read_data(data, format, folder)
-        for name in named_in_run(documents, source.manifest.run):
+        sources = sources_of(data, format, folder)
+        documents = read_all(sources)
+        for name in named_in_run((each for each, _ in sources), source.manifest.run):
             say(f"warning: {name} is named in the bundle's own run: what was learnt or chosen on it looks too good")
         found = calibration.calibrate(source, documents, pick_device(device))
         figures = {
@@ -66,7 +82,7 @@ def calibrate(
             source.manifest,
             calibration=found.calibration,
             thresholds=found.thresholds,
-            metrics={**source.manifest.metrics, **figures},
+            metrics={**without_report(source.manifest.metrics), **figures},
         )
         replace(source, manifest=manifest).save(output)
         if as_json:
@@ -74,6 +90,11 @@ def calibrate(
         else:
             Console().print(calibration_table(found))
         say(f"Wrote {output}")
+
+
+def without_report(metrics: Mapping[str, object]) -> dict[str, object]:
+    """What was measured of a bundle, but for what its thresholds and probabilities decide."""
+    return {name: value for name, value in metrics.items() if name not in REPORTED}
 
 
 def export(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -24,21 +24,28 @@ Format = Annotated[str, typer.Option(help=f"Format of the files: auto, {', '.joi
 Folder = Annotated[Path | None, typer.Option("--data", help="Folder of what a .toml file names; else its own.")]
 
 
-def read_data(paths: Sequence[Path], format: str, folder: Path | None) -> list[Document]:
-    """The documents of all files, labels renamed and documents chosen where a TOML file says so.
+def sources_of(paths: Sequence[Path], format: str, folder: Path | None) -> list[tuple[SourceConfig, Path]]:
+    """Each file as a source, with the folder that its path counts from; of a TOML file those that it names.
+
+    Raises:
+        ConfigError: a TOML file does not name documents.
+    """
+    found: list[tuple[SourceConfig, Path]] = []
+    for path in paths:
+        if path.suffix == ".toml":
+            found += [(source, folder or path.parent) for source in dev_sources(path)]
+        else:
+            found.append((SourceConfig(path=str(path), format=format), Path()))
+    return found
+
+
+def read_all(sources: Sequence[tuple[SourceConfig, Path]]) -> list[Document]:
+    """The documents of all sources, labels renamed and documents chosen as they say.
 
     Raises:
         DataError: a file has a fault.
-        ConfigError: a TOML file does not name documents.
     """
-    documents: list[Document] = []
-    for path in paths:
-        if path.suffix == ".toml":
-            sources, root = dev_sources(path), folder or path.parent
-        else:
-            sources, root = (SourceConfig(path=str(path), format=format),), Path()
-        documents += [document for source in sources for document in read_source(source, root)]
-    return documents
+    return [document for source, root in sources for document in read_source(source, root)]
 
 
 def dev_sources(path: Path) -> tuple[SourceConfig, ...]:
@@ -66,16 +73,24 @@ def dev_sources(path: Path) -> tuple[SourceConfig, ...]:
     return sources
 
 
-def named_in_run(documents: Sequence[Document], run: Mapping[str, object]) -> list[str]:
-    """Files of the documents that a bundle's run names too, in `data.train` or `data.dev`, from whatever folder.
+def named_in_run(sources: Iterable[SourceConfig], run: Mapping[str, object]) -> list[str]:
+    """Files of sources that a bundle's run names too, in `data.train` or `data.dev`, from whatever folder.
 
-    Two paths are taken for one file where the shorter is the end of the longer.
+    Two paths are taken for one file where the shorter is the end of the longer. Parts that have no text in common are
+    none of the same file.
     """
     data = run.get("data")
     tables = [*data.get("train", ()), *data.get("dev", ())] if isinstance(data, Mapping) else []
-    known = [Path(table["path"]) for table in tables]
-    names = sorted({str(document.metadata["source"]) for document in documents})
-    return [name for name in names if any(_may_be_one(Path(name), path) for path in known)]
+    known = [(Path(table["path"]), table.get("part", (0.0, 1.0))) for table in tables]
+    return sorted(
+        source.path
+        for source in sources
+        if any(_may_be_one(Path(source.path), path) and _overlap(source.part, part) for path, part in known)
+    )
+
+
+def _overlap(one: Sequence[float], other: Sequence[float]) -> bool:
+    return max(one[0], other[0]) < min(one[1], other[1])
 
 
 def _may_be_one(one: Path, other: Path) -> bool:

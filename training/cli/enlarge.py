@@ -11,12 +11,12 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from ner_service.bundle import Bundle
+from ner_service.bundle import Bundle, free_place
 from ner_service.errors import ConfigError
 from ner_service.formats.lines import read_lines
 from ner_service.records import unstructure
 from ner_service.terminal import refusals, say
-from training.cli.options import Json
+from training.cli.options import Json, Seed
 from training.enlargement import Plan, Scheme, Symmetry, num_parameters
 from training.enlargement import enlarge as enlarged
 from training.enlargement.verification import TOLERANCE, Verification, verify
@@ -38,12 +38,13 @@ def enlarge(
             "them by chance, noise that sums to zero, or not at all."
         ),
     ] = "shares",
-    seed: Annotated[int, typer.Option(help="What is drawn depends on it alone.")] = 0,
+    seed: Seed = 0,
     texts: Annotated[Path | None, typer.Option(help="A file with a text a line, to compare the answers on.")] = None,
     as_json: Json = False,
 ) -> None:
     """Make a bundle wider or deeper without changing any answer, to go on training from."""
     with refusals():
+        free_place(output)
         source = Bundle.load(bundle)
         given = [line.text for line in read_lines(texts) if line.text.strip()] if texts else []
         plan = Plan(width_factor=width_factor, num_layers=num_layers, scheme=scheme, symmetry=symmetry, seed=seed)

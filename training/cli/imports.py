@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from ner_service.bundle import free_place
 from ner_service.errors import ConfigError
 from ner_service.terminal import console, refusals, say
 from training.checkpoints.importing import Wanted, import_encoder
@@ -35,6 +36,7 @@ def import_weights(
 ) -> None:
     """Make a bundle of foreign weights, for `model.start_from` to start from."""
     with refusals(), _naming_options():
+        free_place(output)
         wanted = Wanted(
             encoder=encoder,
             layers=_numbers(layers) if layers is not None else (),

@@ -17,7 +17,7 @@ from ner_service.errors import ConfigError
 from ner_service.formats.lines import read_lines
 from ner_service.recognizer import Recognizer
 from ner_service.terminal import refusals
-from training.cli.options import Device, Json
+from training.cli.options import Device, Json, Seed
 from training.latent import Autoencoder, Written
 
 app = typer.Typer(
@@ -31,7 +31,6 @@ MaxTokens = Annotated[int, typer.Option(min=1, help="Most tokens of a text; … 
 TopP = Annotated[
     float, typer.Option(min=0, max=1, help="Share of probability that tokens are drawn from; 0: the likeliest.")
 ]
-Seed = Annotated[int, typer.Option(help="What is drawn depends on it alone.")]
 
 
 @app.command()

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 
-from ner_service.types import Document, Entity
+from ner_service.types import Document, Entity, Page, codepoints_to_words, words_to_codepoints
 from training.data.projection import bare, find_mentions
 
 MIN_SEEN = 2
@@ -20,7 +20,7 @@ def add_inner(documents: Sequence[Document], inner: Mapping[str, Sequence[str]])
     """The documents with more entities: inside the mentions of each label of `inner`, names known for the labels there.
 
     Of names that overlap the first counts, of several that begin together the longest. A name that begins or ends
-    inside a word is none, nor is one as long as the mention.
+    inside a word is none, on a page inside what has one box, nor is one as long as the mention.
     """
     known = {label: known_names(documents, label) for labels in inner.values() for label in labels}
     return [_with_inner(document, inner, known) for document in documents]
@@ -43,9 +43,14 @@ def _with_inner(document: Document, inner: Mapping[str, Sequence[str]], known: M
         for entity in document.entities
         for label in inner.get(entity.label, ())
         for found in _inside(document.text, entity, label, known[label])
+        if document.page is None or _has_whole_words(document.page, found)
     }
     entities = sorted({*document.entities, *silver}, key=lambda entity: entity.key)
     return replace(document, entities=tuple(entities))
+
+
+def _has_whole_words(page: Page, entity: Entity) -> bool:
+    return words_to_codepoints(page, *codepoints_to_words(page, entity.start, entity.end)) == (entity.start, entity.end)
 
 
 def _inside(text: str, outer: Entity, label: str, names: Set[str]) -> Iterator[Entity]:

@@ -51,7 +51,8 @@ def read_corpus(config: DataConfig, folder: Path) -> Corpus:
     train = [document for own in learnt for document in own]
     dev_texts = {document.text for document in dev}
     train = [document for document in train if not _leaks(document, dev_texts)]
-    labels = LabelSet(config.labels or sorted({entity.label for document in train for entity in document.entities}))
+    mentions = (entity for document in train for entity in (*document.entities, *document.scattered))
+    labels = LabelSet(config.labels or sorted({entity.label for entity in mentions}))
     train = [document for document in train if document.annotated is None or not document.annotated.isdisjoint(labels)]
     if not train or not len(labels):
         raise ConfigError(f"data.train: found {len(train)} documents and {len(labels)} labels, expected some of both")

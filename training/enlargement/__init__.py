@@ -69,7 +69,7 @@ def enlarge(bundle: Bundle, plan: Plan) -> Bundle:
     metrics = {**manifest.metrics, "enlargement": {**_origin(manifest), **unstructure(plan), "num_layers": num_layers}}
     return replace(
         bundle,
-        manifest=replace(manifest, model=model, metrics=metrics),
+        manifest=replace(manifest, model=model, metrics=metrics, files={}),
         weights=_in_precision(weights, torch.promote_types(_precision(bundle.weights), torch.float32)),
     )
 

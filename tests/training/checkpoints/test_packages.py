@@ -56,6 +56,16 @@ def assert_same(found: ForeignEncoder, expected: ForeignEncoder) -> None:
     assert found.tokenizer.to_json() == expected.tokenizer.to_json()
 
 
+def test_a_damaged_wheel_is_named(hugging_face: Path, tmp_path: Path) -> None:
+    path = wheel(hugging_face, tmp_path / "some_bert-1.0-py3-none-any.whl")
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b'"model_type"', b'"model_tape"', 1))
+    with pytest.raises(
+        ConfigError, match=r"some_bert-1\.0.*\.whl: found a damaged wheel \(Bad CRC.*\), expected a whole"
+    ):
+        read_source(path)
+
+
 def test_a_folder_of_transformers_in_every_wrapping(hugging_face: Path, tmp_path: Path) -> None:
     inner = read_source(hugging_face / "model")
     assert isinstance(inner.encoder.config, HuggingFaceConfig)

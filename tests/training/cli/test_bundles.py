@@ -15,6 +15,7 @@ from ner_service.recognizer import Recognizer
 from ner_service.types import Document, Entity, Recognition
 from tests.training.commands import invoke, refusal
 from training.cli.documents import named_in_run
+from training.config import SourceConfig
 
 TEXTS = ("Ada Lovelace wrote to London.", "北京大学在上海。", "May opened a laboratory.", "李雷去了广州。")
 
@@ -71,6 +72,19 @@ def test_a_calibrated_bundle_says_so(tiny_bundle_folder: Path, folder: Path, tmp
     card = (output / "README.md").read_text(encoding="utf-8")
     assert "Scores are probabilities: calibrated on held-out texts." in card
     assert "### label_calibration\n\n|  | slope | intercept | threshold |" in card
+
+
+def test_a_card_has_the_figures_of_the_thresholds_it_names(tiny_bundle: Bundle, folder: Path, tmp_path: Path) -> None:
+    """Calibration takes away what was measured before it, and `evaluate` writes what is measured then."""
+    before = {"best_epoch": 2, "macro_f1": 0.9, "labels": {"PER": {"f1": 0.9}}, "history": {"1": {"loss": 3.5}}}
+    replace(tiny_bundle, manifest=replace(tiny_bundle.manifest, metrics=before)).save(tmp_path / "trained")
+    figures = told("calibrate", tmp_path / "trained", folder / "gold.jsonl", "-o", tmp_path / "calibrated")
+    kept = {"best_epoch": 2, "history": {"1": {"loss": 3.5}}}
+    assert dict(read_manifest(tmp_path / "calibrated").metrics) == {**kept, **figures}
+    report = told("evaluate", tmp_path / "calibrated", folder / "gold.jsonl", "-o", tmp_path / "measured")
+    assert dict(read_manifest(tmp_path / "measured").metrics) == {**kept, **report}
+    assert report == told("evaluate", tmp_path / "measured", folder / "gold.jsonl")
+    assert "### sources" in (tmp_path / "measured" / "README.md").read_text(encoding="utf-8")
 
 
 def test_calibrating_twice_and_exporting(tiny_bundle_folder: Path, folder: Path, tmp_path: Path) -> None:
@@ -136,10 +150,16 @@ def test_documents_of_the_bundles_own_run_are_warned_of(tiny_bundle: Bundle, fol
 )
 def test_which_file_a_run_names(argument: str, in_run: str, same: bool) -> None:
     """The shorter path is the end of the longer, in whole parts, whichever of the two is the argument."""
-    document = Document("Bo", metadata={"source": argument})
+    source = SourceConfig(path=argument)
     for part in ("train", "dev"):
-        assert named_in_run([document], {"data": {part: [{"path": in_run}]}}) == [argument] * same
-    assert named_in_run([document], {}) == []
+        assert named_in_run([source], {"data": {part: [{"path": in_run}]}}) == [argument] * same
+    assert named_in_run([source], {}) == []
+
+
+@pytest.mark.parametrize(("part", "named"), [((0.9, 1.0), False), ((0.85, 1.0), True), ((0.0, 0.1), True)])
+def test_parts_without_a_common_text_are_not_warned_of(part: tuple[float, float], named: bool) -> None:
+    run = {"data": {"train": [{"path": "a", "part": [0.0, 0.8]}], "dev": [{"path": "a", "part": [0.8, 0.9]}]}}
+    assert named_in_run([SourceConfig(path="a", part=part)], run) == ["a"] * named
 
 
 def test_refusals(tiny_bundle_folder: Path, tiny_embedding_bundle: Bundle, folder: Path, tmp_path: Path) -> None:

@@ -103,6 +103,20 @@ def test_refusals(tiny_bundle: Bundle, tiny_bundle_folder: Path, tmp_path: Path)
     assert not output.exists()
 
 
+def test_a_place_that_is_taken_and_a_seed_that_is_none_are_refused_before_any_work(
+    tiny_bundle_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(bundle: Bundle, plan: Plan) -> Bundle:
+        raise AssertionError("the bundle was enlarged")
+
+    monkeypatch.setattr(import_module("training.cli.enlarge"), "enlarged", refuse)
+    said = refusal("enlarge", tiny_bundle_folder, "--width-factor", 2, "-o", tmp_path)
+    assert said == f"{tmp_path}: exists and is not a bundle; expected a new path or an older bundle"
+    result = invoke("enlarge", tiny_bundle_folder, "--width-factor", 2, "-o", tmp_path / "large", "--seed", 2**64)
+    assert result.exit_code == 2
+    assert "--seed" in result.stderr
+
+
 def test_one_that_differs_is_not_written(
     tiny_bundle_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

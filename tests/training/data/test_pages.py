@@ -10,9 +10,9 @@ from hypothesis import given
 from ner_service.text.reading_order import reading_order
 from ner_service.types import Document, Entity, Page, codepoints_to_words
 from tests.strategies import page_documents
-from training.config import SourceConfig
+from training.config import DataConfig, SourceConfig
 from training.data.pages import in_reading_order
-from training.data.sources import digest, read_source
+from training.data.sources import digest, read_corpus, read_source
 
 # As an annotator writes a form down: each question with its answer, though the rows stand beside each other.
 PAGE = Page(
@@ -78,6 +78,16 @@ def test_a_source_sorts_pages_unless_it_is_told_not_to(tmp_path: Path) -> None:
     assert as_given.text == PAGE.text
     assert len(as_given.entities) == 2
     assert not as_given.scattered
+
+
+def test_a_label_of_torn_mentions_alone_is_a_label_of_the_run(tmp_path: Path) -> None:
+    entities = [{"start": 0, "end": 2, "label": "question"}, {"start": 2, "end": 4, "label": "answer"}]
+    record = {"words": PAGE.words, "boxes": PAGE.boxes, "page": PAGE.size, "entities": entities}
+    (tmp_path / "pages.jsonl").write_text(json.dumps(record) + "\n", encoding="utf-8")
+    source = SourceConfig(path="pages.jsonl")
+    corpus = read_corpus(DataConfig(train=(source,), dev=(source,)), tmp_path)
+    assert list(corpus.labels) == ["answer", "question"]
+    assert [entity.label for entity in corpus.train[0].scattered] == ["question"]
 
 
 def test_a_digest_tells_boxes_apart_and_texts_from_pages() -> None:

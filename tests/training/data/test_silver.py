@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ner_service.errors import ConfigError
-from ner_service.types import Document, Entity
+from ner_service.types import Document, Entity, Page
 from training.config import DataConfig, SourceConfig, load_run
 from training.data.raw import fraction_of
 from training.data.silver import add_inner, known_names
@@ -65,6 +65,15 @@ def test_names_inside_a_mention(text: str, outer: str, expected: list[str]) -> N
     *_, found = add_inner([*KNOWN, document(text, ORG=outer)], {"ORG": ("LOC",)})
     assert Counter(mentions(found)) == Counter([(outer, "ORG"), *((name, "LOC") for name in expected)])
     assert found.flat
+
+
+@pytest.mark.parametrize(("words", "expected"), [(("云浦", "大学"), ["云浦"]), (("云浦大学",), [])])
+def test_on_a_page_a_name_is_whole_words(words: tuple[str, ...], expected: list[str]) -> None:
+    boxes = tuple((10.0 * index, 0.0, 10.0 * index + 9, 9.0) for index in range(len(words)))
+    page = Page(words, boxes, (99.0, 9.0))
+    school = Document(text=page.text, entities=(Entity(0, len(page.text), "ORG"),), page=page)
+    *_, found = add_inner([*KNOWN, school], {"ORG": ("LOC",)})
+    assert [name for name, label in mentions(found) if label == "LOC"] == expected
 
 
 def test_mentions_of_other_labels_and_documents_without_stay_as_they_are() -> None:

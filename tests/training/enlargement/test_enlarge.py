@@ -155,6 +155,14 @@ def test_parameters_are_as_many_as_the_configuration_says() -> None:
     assert num_parameters(large) == sum(tensor.numel() for tensor in large.weights.values())
 
 
+def test_one_that_was_never_saved_has_no_digest(tmp_path: Path) -> None:
+    bundle_of(ROFORMER, SPANS).save(tmp_path / "small")
+    first = enlarge(Bundle.load(tmp_path / "small"), Plan(width_factor=2))
+    second = enlarge(first, Plan(num_layers=3))
+    assert "weights_sha256" in dict(first.manifest.metrics["enlargement"])  # type: ignore[call-overload]
+    assert "weights_sha256" not in dict(second.manifest.metrics["enlargement"])  # type: ignore[call-overload]
+
+
 def test_a_saved_one_is_the_same_and_says_where_it_came_from(tmp_path: Path) -> None:
     """B-9, and the served recognizer: identical entities, vectors alike."""
     heads = replace(SPANS, embedding=EmbeddingConfig(size=6))
