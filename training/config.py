@@ -226,7 +226,8 @@ class MaskedLanguageModelConfig(WeightConfig):
 class DistillationConfig(WeightConfig):
     """The hidden states of a `teacher`, a bundle of the same width, layer by layer; its tokenizer may be another.
 
-    Token embeddings that the run has from its teacher stay as they are. `layers` names the teacher's layer, counted
+    Token embeddings stay as they are where they are the teacher's, token by token; under a vocabulary of its own, such
+    as a pruned one, the run learns them. `layers` names the teacher's layer, counted
     from 1, for each of the run's own; left out, they are evenly spread and end with the teacher's last.
     """
 

@@ -1,6 +1,7 @@
 """The training documents of a set, cut or all, in two files: a tenth to choose by, the others to learn from.
 
-Hashes of the texts decide, none of which may have cut off the set's own dev documents. Knows no run.
+Hashes of the texts decide, none of which may have cut off the set's own dev documents. A text that stands in the set's
+`dev.jsonl.gz` as well is left out, for some sets repeat themselves. Knows no run.
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ def split_texts(source: Path, num_texts: int | None, folder: Path) -> Split:
     split = Split(learn=folder / f"{name}-learn.jsonl", choose=folder / f"{name}-choose.jsonl")
     if split.learn.exists() and split.choose.exists():
         return split
-    documents = list(read_documents(source))
+    dev = source.with_name("dev.jsonl.gz")
+    reported = {document.text for document in read_documents(dev)} if dev.exists() else set()
+    documents = [document for document in read_documents(source) if document.text not in reported]
     if num_texts is not None:
         documents = sorted(documents, key=lambda document: fraction_of("cut " + document.text))[:num_texts]
     chooses = [fraction_of("choose " + document.text) < CHOOSING_SHARE for document in documents]

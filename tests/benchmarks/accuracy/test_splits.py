@@ -41,6 +41,13 @@ def test_a_tenth_of_the_texts_chooses_whatever_cut_off_the_dev_documents(tmp_pat
     assert sorted(learn + choose) != sorted(document.text for document in kept[:300])  # not the first of the file
 
 
+def test_a_text_of_dev_is_not_learnt(tmp_path: Path) -> None:
+    source = write_set(tmp_path, documents(60))
+    write_documents(documents(20), source.with_name("dev.jsonl.gz"))
+    learn, choose = texts_of(split_texts(source, None, tmp_path))
+    assert sorted(learn + choose) == sorted(document.text for document in documents(60)[20:])
+
+
 def test_without_a_cut_every_text_is_there_in_its_order(tmp_path: Path) -> None:
     learn, choose = texts_of(split_texts(write_set(tmp_path, documents(60)), None, tmp_path))
     every = [document.text for document in documents(60)]
