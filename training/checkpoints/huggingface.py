@@ -35,6 +35,7 @@ EMBEDDING_NAMES = {
 }
 NOT_WEIGHTS = ("embed_positions.weight",)
 
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ForeignEncoder:
     """An encoder from elsewhere: its configuration, weights under our names, and its tokenizer."""
