@@ -238,13 +238,13 @@ class ModelConfig:
 
 
 def _check_numbers(config: EncoderConfig) -> None:
-    """What a size, a rate of dropout and an epsilon may be; only attention beside a gate may be left out, with 0."""
+    """What a size, a rate of dropout and an epsilon may be; layers and attention beside a gate may be left out, by 0."""
     for name, value in ((each.name, getattr(config, each.name)) for each in fields(config)):
         if name.endswith("dropout"):
             fits, expected = 0 <= value < 1, "0 or more and less than 1"
         elif isinstance(value, float):
             fits, expected = value > 0, "a number above 0"
-        elif name == "attention_size":
+        elif name in ("attention_size", "num_layers"):
             fits, expected = value >= 0, "0 or more"
         else:
             fits, expected = not isinstance(value, int) or isinstance(value, bool) or value >= 1, "1 or more"

@@ -66,7 +66,7 @@ def test_sizes_rates_and_epsilons_that_cannot_be_are_refused(encoder: EncoderCon
     for name, value in unstructure(encoder).items():
         if name == "kind" or not isinstance(value, int | float) or isinstance(value, bool):
             continue
-        lowest = {"attention_size": -1, "dropout": -0.1, "attention_dropout": -0.1}.get(name, 0)
+        lowest = {"attention_size": -1, "num_layers": -1, "dropout": -0.1, "attention_dropout": -0.1}.get(name, 0)
         for wrong in (lowest, *((1.0,) if name.endswith("dropout") else ())):
             with pytest.raises(ValueError, match=f"^{name}: found {wrong}, expected "):
                 replace(encoder, **{name: wrong})
