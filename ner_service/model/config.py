@@ -238,7 +238,7 @@ class ModelConfig:
 
 
 def _check_numbers(config: EncoderConfig) -> None:
-    """What a size, a rate of dropout and an epsilon may be; layers and attention beside a gate may be left out, by 0."""
+    """What a size, a rate of dropout and an epsilon may be; layers and attention beside a gate may be none at all."""
     for name, value in ((each.name, getattr(config, each.name)) for each in fields(config)):
         if name.endswith("dropout"):
             fits, expected = 0 <= value < 1, "0 or more and less than 1"
