@@ -18,11 +18,11 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from ner_service.bundle import Bundle
 from ner_service.bundle.card import model_card
 from ner_service.errors import ConfigError, DataError, NerServiceError
-from ner_service.formats.inputs import Input, read_inputs
+from ner_service.formats.inputs import Input, check_inputs, read_inputs
 from ner_service.recognizer import Recognizer
 from ner_service.records import unstructure
 from ner_service.replies import page_result, text_result
-from ner_service.terminal import console, refusals, say
+from ner_service.terminal import check_output, console, refusals, say
 from ner_service.text.reading_order import OrderedPage, ordered
 from ner_service.types import OffsetUnit, OverlapPolicy, Page, Recognition, RecognizeOptions
 
@@ -84,6 +84,9 @@ def recognize(
     with refusals():
         if resume and output is None:
             raise ConfigError("--resume: found no --output, expected the file to go on with")
+        check_inputs(files or [])
+        if output is not None:
+            check_output(output, files or [])
         recognizer = Recognizer.load(model, device)
         options = RecognizeOptions(labels=frozenset(label) if label else None, threshold=threshold, overlap=overlap)
         recognizer.cutoffs(options)  # an unknown label is refused before the results file is touched

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import typer
 from rich.console import Console
 
-from ner_service.errors import NerServiceError
+from ner_service.errors import ConfigError, NerServiceError
 
 console = Console(stderr=True)
 
@@ -26,6 +27,17 @@ def refusals() -> Iterator[None]:
     except OSError as error:
         say(f"error: {error.filename}: {error.strerror}", style="red")
         raise typer.Exit(1) from error
+
+
+def check_output(output: Path, inputs: Iterable[Path]) -> None:
+    """Whether a file may be written while the inputs are read.
+
+    Raises:
+        ConfigError: it is one of them, under this name or another.
+    """
+    target = output.resolve()
+    if target.is_file() and any(path.exists() and target.samefile(path) for path in inputs):
+        raise ConfigError(f"--output: found {output}, which is read as well; expected another file")
 
 
 def say(message: str, style: str = "") -> None:

@@ -279,6 +279,28 @@ def many(count: int) -> list[str]:
     return [f"{TEXTS[number % 3]} {number}" for number in range(count)]
 
 
+def test_no_input_is_written_over(tiny_bundle_folder: Path, tmp_path: Path) -> None:
+    """By whatever name, with and without `--resume`."""
+    path, link = write_json_lines(tmp_path / "in.jsonl", TEXTS), tmp_path / "link.jsonl"
+    link.symlink_to(path)
+    before = path.read_bytes()
+    for output in (path, link, tmp_path / "nowhere" / ".." / "in.jsonl"):
+        for more in ((), ("--resume",)):
+            said = refusal("recognize", "-m", tiny_bundle_folder, path, "-o", output, *more)
+            assert said == f"--output: found {output}, which is read as well; expected another file"
+    assert path.read_bytes() == before
+
+
+def test_a_missing_input_is_refused_before_results_are_touched(tiny_bundle_folder: Path, tmp_path: Path) -> None:
+    """Even the last of several."""
+    path, output = write_json_lines(tmp_path / "in.jsonl", TEXTS), tmp_path / "out.jsonl"
+    output.write_text("kept\n", encoding="utf-8")
+    for missing, reason in ((tmp_path / "im.jsonl", "No such file or directory"), (tmp_path, "Is a directory")):
+        said = refusal("recognize", "-m", tiny_bundle_folder, path, missing, "-o", output)
+        assert said == f"{missing}: cannot be read: {reason}"
+    assert output.read_text(encoding="utf-8") == "kept\n"
+
+
 def test_a_broken_off_run_goes_on(tiny_bundle_folder: Path, tmp_path: Path) -> None:
     path, whole, output = (
         write_json_lines(tmp_path / "in.jsonl", many(70)),

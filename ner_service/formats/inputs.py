@@ -5,6 +5,9 @@ Knows no annotation: whatever else an object has is passed over.
 
 from __future__ import annotations
 
+import errno
+import os
+import stat
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -54,6 +57,22 @@ def read_inputs(paths: Sequence[Path], *, lines: bool) -> Iterator[Input]:
             yield from (Input(f"{path}:{line.number}", line.text) for line in read_lines(path))
         else:
             yield Input(str(path), _read_whole(path))
+
+
+def check_inputs(paths: Sequence[Path]) -> None:
+    """Whether every file is there to be read. Opens none of them: a pipe can be read only once.
+
+    Raises:
+        DataError: a path is no file, or one that may not be read.
+    """
+    for path in paths:
+        try:
+            if stat.S_ISDIR(path.stat().st_mode):
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+            if not os.access(path, os.R_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        except OSError as error:
+            raise DataError(path, None, f"cannot be read: {error.strerror}") from error
 
 
 def _read_standard_input(*, lines: bool) -> Iterator[Input]:

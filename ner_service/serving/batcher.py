@@ -226,8 +226,9 @@ class Batcher(Generic[Item, Answer]):
         self._fail_all(partial(ClosedError, "the service shut down before this request was answered"))
 
     def join(self, timeout_s: float) -> bool:
-        """Wait for the thread's end after `close`; whether it came."""
-        self._thread.join(timeout_s)
+        """Wait for the thread's end after `close`; whether it came, or the thread was never begun."""
+        if self._thread.is_alive():
+            self._thread.join(timeout_s)
         return not self._thread.is_alive()
 
     def _work(self) -> None:

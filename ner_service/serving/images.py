@@ -118,6 +118,10 @@ class ImageReader:
         """Fail whatever is not answered yet, and take nothing more."""
         self._batcher.abort()
 
+    def join(self, timeout_s: float) -> bool:
+        """Wait for the thread's end after `abort`; whether it came."""
+        return self._batcher.join(timeout_s)
+
     async def read(self, images: Sequence[str]) -> Outcome[ImageAnswer]:
         """The page that each image in base64 shows, or why there is none: it is damaged, or was not begun in time.
 

@@ -242,3 +242,7 @@ class Registry:
         """Fail whatever is not answered yet."""
         for model in self.models:
             model.batcher.abort()
+
+    def join(self, timeout_s: float) -> bool:
+        """Wait for the end of every model's thread after `abort`, so long for each; whether all came."""
+        return all([model.batcher.join(timeout_s) for model in self.models])

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import logging
 import math
+import os
 import signal
 import socket
 import sys
@@ -31,6 +32,8 @@ _ExceptionInfo = tuple[type[BaseException], BaseException, TracebackType | None]
 _KEEP_ALIVE_S = 75
 # Seconds for replies that are due at the end of the grace to leave.
 _LAST_REPLIES_S = 5
+# Seconds for a batch that nobody waits for any more.
+_LAST_BATCH_S = 1
 
 # Python's own 700 are few beside the parts of one request.
 _COLLECTED_OBJECTS = 100_000
@@ -134,6 +137,10 @@ def serve(settings: Settings, load: Callable[[Settings, Metrics, OnDeath], Serve
     gc.freeze()
     gc.set_threshold(_COLLECTED_OBJECTS)
     server.run(sockets=[listener])
+    if not (registry.join(_LAST_BATCH_S) and (images is None or images.join(_LAST_BATCH_S))):
+        # A thread within torch cannot be stopped, and the interpreter's own end aborts the process under it.
+        logging.shutdown()
+        os._exit(1 if model_died else 0)
     if model_died:
         raise ModelDiedError("the model can answer no more; the log says why")
 

@@ -1,9 +1,14 @@
-"""The service as a process, around the fake recogniser. A text with an hourglass waits for a line on standard input."""
+"""The service as a process, around the fake recogniser.
+
+A text with an hourglass waits for a line on standard input; one with the sign of infinity is computed without an end.
+"""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+
+import torch
 
 from ner_service.decoding import Candidates
 from ner_service.serving.metrics import Metrics
@@ -13,12 +18,18 @@ from ner_service.serving.settings import Settings
 from ner_service.types import Encoding
 from tests.serving.fakes import FakeRecognizer
 
+LARGE = torch.ones(1500, 1500)
+
 
 class SlowRecognizer(FakeRecognizer):
     def forward(self, encodings: Sequence[Encoding], cutoffs: Sequence[tuple[float, ...]]) -> list[Candidates]:
         if any(ord("⏳") in encoding.token_ids for encoding in encodings):
             print("waiting", flush=True)
             sys.stdin.readline()
+        if any(ord("♾") in encoding.token_ids for encoding in encodings):
+            print("computing", flush=True)
+            while True:
+                torch.mm(LARGE, LARGE)
         return super().forward(encodings, cutoffs)
 
 

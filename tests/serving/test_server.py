@@ -57,6 +57,17 @@ def test_what_is_not_done_within_the_grace_is_503(start: Start) -> None:
         assert process.end()[0] == 0
 
 
+def test_a_model_in_the_midst_of_computing_does_not_keep_the_process(start: Start) -> None:
+    """Nor does the interpreter's end abort it: the thread is within torch, which it cannot unwind."""
+    with start(NER_GRACE_S="0.1") as process, ThreadPoolExecutor() as threads:
+        running = threads.submit(process.extract, "♾ Ada")
+        assert process.stdout.readline() == "computing\n"
+        process.popen.send_signal(signal.SIGTERM)
+        assert running.result()[0] == 503
+        code, log = process.end()
+        assert (code, "terminate" in log) == (0, False)
+
+
 def test_a_client_that_is_killed_frees_the_queue(start: Start) -> None:
     with start() as process, ThreadPoolExecutor() as threads:
         running = threads.submit(process.extract, "⏳ Ada")

@@ -14,10 +14,10 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from ner_service.errors import ConfigError
+from ner_service.errors import DataError
 from ner_service.formats import FORMATS, read_documents, write_documents
 from ner_service.recognizer import Recognizer
-from ner_service.terminal import console, refusals, say
+from ner_service.terminal import check_output, console, refusals, say
 from ner_service.types import Document
 from training.cli.options import Device, Json
 from training.paraphrases import REASONS, UNFIT, Recipe, paraphrase
@@ -57,19 +57,20 @@ def augment(
 ) -> None:
     """Write new documents: sentences like those given, with the same entities."""
     with refusals():
-        if output.resolve() == data.resolve():
-            raise ConfigError(f"--output: found {output}, the documents themselves; expected another file")
+        check_output(output, [data])
         recognizer = Recognizer.load(bundle, device)
         documents = list(read_documents(data, format))
         recipe = Recipe(per_document=per_document, threshold=threshold, num_samples=samples, seed=seed)
         tally = Tally()
-        write_documents(_augmented(recognizer, documents, recipe, tally), output)
+        made = list(_augmented(recognizer, documents, recipe, tally))
         if as_json:
             print(json.dumps(tally.as_dict()))
         else:
             Console().print(_table(tally))
-        hint = f". Next: name it in data.train, beside {data}" if tally.num_written else ""
-        say(f"Wrote {output}: {tally.num_written} documents{hint}")
+        if not made:
+            raise DataError(data, None, "made no new document; the counts say why, and nothing is written")
+        write_documents(made, output)
+        say(f"Wrote {output}: {tally.num_written} documents. Next: name it in data.train, beside {data}")
 
 
 def _augmented(

@@ -17,7 +17,7 @@ from rich.table import Table
 from ner_service.errors import ConfigError
 from ner_service.formats import write_documents
 from ner_service.recognizer import Recognizer
-from ner_service.terminal import console, refusals, say
+from ner_service.terminal import check_output, console, refusals, say
 from ner_service.types import Document
 from training.cli.options import Device, Json
 from training.data.texts import paragraphs, sentences
@@ -53,18 +53,20 @@ def pseudo_label(
 ) -> None:
     """Write documents to learn from: raw sentences with the entities that a model is sure of."""
     with refusals():
-        if output.resolve() in {path.resolve() for path in texts}:
-            raise ConfigError(f"--output: found {output}, one of the texts; expected another file")
+        check_output(output, texts)
         recognizer = Recognizer.load(bundle, device)
         found = dict.fromkeys(own for path in texts for line in paragraphs(path) for own in sentences(line))
         tally = Tally()
-        write_documents(_labelled(recognizer, list(found), sure, tally), output)
+        documents = list(_labelled(recognizer, list(found), sure, tally))
         if as_json:
             print(json.dumps(tally.as_dict(recognizer.labels.names), ensure_ascii=False))
         else:
             Console().print(_table(tally, recognizer.labels.names))
-        hint = ". Next: name it in data.train, beside the documents that the bundle learnt from"
-        say(f"Wrote {output}: {tally.num_written} documents{hint if tally.num_written else ''}")
+        if not documents:
+            raise ConfigError(f"--sure {sure}: found no entity of a higher probability, expected some; nothing is written")
+        write_documents(documents, output)
+        hint = "Next: name it in data.train, beside the documents that the bundle learnt from"
+        say(f"Wrote {output}: {tally.num_written} documents. {hint}")
 
 
 def _labelled(recognizer: Recognizer, found: Sequence[str], sure: float, tally: Tally) -> Iterator[Document]:

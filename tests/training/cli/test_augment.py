@@ -89,8 +89,10 @@ def test_per_document_is_the_most(folder: Path, tmp_path: Path) -> None:
 def test_nothing_made_is_said(folder: Path, tmp_path: Path) -> None:
     write_documents(DOCUMENTS[2:], tmp_path / "train.jsonl")
     result = invoke("augment", folder / "bundle", tmp_path / "train.jsonl", "-o", tmp_path / "more.jsonl")
-    assert result.exit_code == 0
-    assert result.stderr == f"Wrote {tmp_path}/more.jsonl: 0 documents\n"
+    assert result.exit_code == 1
+    said = f"{tmp_path}/train.jsonl: made no new document; the counts say why, and nothing is written"
+    assert result.stderr == f"error: {said}\n"
+    assert not (tmp_path / "more.jsonl").exists()
 
 
 def test_a_bundle_that_cannot_write_is_refused(tiny_bundle_folder: Path, folder: Path, tmp_path: Path) -> None:
@@ -110,7 +112,7 @@ def test_the_documents_themselves_are_not_written_over(
     for output in (data, "train.jsonl", tmp_path / "." / "nowhere" / ".." / "train.jsonl"):
         result = invoke("augment", folder / "missing", data, "-o", output)
         assert result.exit_code == 1
-        assert result.stderr.endswith("the documents themselves; expected another file\n")
+        assert result.stderr.endswith("which is read as well; expected another file\n")
     assert data.read_bytes() == before
 
 

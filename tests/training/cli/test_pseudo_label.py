@@ -67,12 +67,16 @@ def test_a_table_counts_entities(
     assert {row[0] for row in rows if row} >= set(LABELS)
 
 
-def test_nothing_sure_is_no_document(tiny_bundle_folder: Path, texts: tuple[Path, Path], tmp_path: Path) -> None:
+def test_nothing_sure_is_refused(tiny_bundle_folder: Path, texts: tuple[Path, Path], tmp_path: Path) -> None:
+    """An empty file would be the next run's fault; what was there before stays."""
     output = tmp_path / "silver.jsonl"
+    output.write_text("earlier\n", encoding="utf-8")
     result = invoke("pseudo-label", tiny_bundle_folder, *texts, "-o", output, "--sure", 1, "--device", "cpu", "--json")
     assert json.loads(result.stdout)["written"] == 0
-    assert output.read_text(encoding="utf-8") == ""
-    assert result.stderr == f"Wrote {output}: 0 documents\n"
+    assert result.exit_code == 1
+    reason = "found no entity of a higher probability, expected some; nothing is written"
+    assert result.stderr == f"error: --sure 1.0: {reason}\n"
+    assert output.read_text(encoding="utf-8") == "earlier\n"
 
 
 def test_refusals(
@@ -81,7 +85,7 @@ def test_refusals(
     first = texts[0]
     tiny_embedding_bundle.save(tmp_path / "vectors")
     said = refusal("pseudo-label", tiny_bundle_folder, first, "-o", first)
-    assert said == f"--output: found {first}, one of the texts; expected another file"
+    assert said == f"--output: found {first}, which is read as well; expected another file"
     said = refusal("pseudo-label", tmp_path / "vectors", first, "-o", tmp_path / "silver.jsonl")
     assert "spans" in said
     assert "embedding" in said
