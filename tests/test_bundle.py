@@ -210,6 +210,15 @@ def test_saving_replaces_a_bundle_and_nothing_else(tiny_bundle: Bundle, folder: 
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
+def test_saving_takes_no_other_file_along(tiny_bundle: Bundle, folder: Path) -> None:
+    (folder / "NOTICE").write_text("mine")
+    (folder / "figures").mkdir()
+    with pytest.raises(BundleError, match="found NOTICE, figures in it, expected a new path or an older bundle alone"):
+        tiny_bundle.save(folder)
+    assert (folder / "NOTICE").read_text() == "mine"
+    assert read_manifest(folder).version == "1"
+
+
 def test_saving_follows_a_link(tiny_bundle: Bundle, folder: Path, tmp_path: Path) -> None:
     (tmp_path / "current").symlink_to(folder)
     newer = dataclasses.replace(tiny_bundle, manifest=dataclasses.replace(tiny_bundle.manifest, version="2"))

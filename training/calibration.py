@@ -25,9 +25,10 @@ from ner_service.decoding import Calibration, FloatArray, IntArray
 from ner_service.errors import ConfigError
 from ner_service.recognizer import Recognizer
 from ner_service.records import unstructure
-from ner_service.types import Document
+from ner_service.types import Document, LabelSet
 from training.cells import BoolArray, Cells, Reliability, calibration_error, join, read_cells
 from training.data.raw import fraction_of
+from training.data.sources import check_labels
 from training.evaluation import Score
 
 LOWEST_LOGIT = -8.0
@@ -319,8 +320,6 @@ def _bounded(parts: Iterable[Cells]) -> Iterator[Cells]:
 
 def _check(documents: Sequence[Document], labels: Sequence[str]) -> None:
     """Raises ConfigError unless the documents have entities, all of labels that the bundle has."""
-    found = {entity.label for document in documents for entity in document.entities}
-    if unknown := sorted(found.difference(labels)):
-        raise ConfigError(f"found the labels {unknown}, expected those of the bundle: {list(labels)}; rename them")
-    if not found:
+    check_labels(documents, LabelSet(labels))
+    if not any(document.entities for document in documents):
         raise ConfigError(f"found no entity in {len(documents)} documents, expected some")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 
 from rich.box import SIMPLE
@@ -13,6 +14,7 @@ from rich.text import Text
 
 from training.calibration import MIN_GOLD, Calibrated, Comparison
 from training.cells import Reliability
+from training.data.sources import Corpus
 from training.data.targets import Unrepresentable
 from training.evaluation import Report, Score
 from training.loop import Progress as RunProgress
@@ -54,6 +56,20 @@ def calibration_table(calibrated: Calibrated) -> Table:
         table.add_row(Text(label), sigmoid, f"{fit.threshold:.2f}", *_compared(fit.figures))
     if any(fit.pooled for fit in calibrated.labels.values()):
         table.caption = f"* fewer than {MIN_GOLD} gold entities: the fit of all labels together"
+    return table
+
+
+def data_table(corpus: Corpus) -> Table:
+    """What a run learns and what it is measured on: a label that was mistyped stands there with a few entities."""
+    counts = [
+        Counter(entity.label for document in part for entity in (*document.entities, *document.scattered))
+        for part in (corpus.train, corpus.dev)
+    ]
+    table = Table("", "train", "dev")
+    table.add_row("documents", str(len(corpus.train)), str(len(corpus.dev)))
+    table.add_section()
+    for label in corpus.labels:
+        table.add_row(Text(label), *(str(count[label]) for count in counts))
     return table
 
 

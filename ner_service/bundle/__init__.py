@@ -75,7 +75,7 @@ class Bundle:
         save may be at work in it, it is not swept away.
 
         Raises:
-            BundleError: the path is taken by something that is not a bundle.
+            BundleError: the path is taken by something that is not a bundle, or not a bundle alone.
         """
         from safetensors.torch import save
 
@@ -103,11 +103,16 @@ def free_place(folder: Path) -> Path:
     """The path, links followed, where a bundle may be saved: to be asked for before long work as well.
 
     Raises:
-        BundleError: it is taken by something that is not a bundle.
+        BundleError: it is taken by something that is not a bundle, or by one with other files beside its own.
     """
     folder = folder.resolve()
-    if folder.exists() and not (folder / MANIFEST).is_file():
+    if not folder.exists():
+        return folder
+    if not (folder / MANIFEST).is_file():
         raise BundleError(f"{folder}: exists and is not a bundle; expected a new path or an older bundle")
+    others = sorted({path.name for path in folder.iterdir()} - {MANIFEST, WEIGHTS, TOKENIZER, CARD})
+    if others:
+        raise BundleError(f"{folder}: found {', '.join(others)} in it, expected a new path or an older bundle alone")
     return folder
 
 

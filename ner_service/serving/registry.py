@@ -244,5 +244,5 @@ class Registry:
             model.batcher.abort()
 
     def join(self, timeout_s: float) -> bool:
-        """Wait for the end of every model's thread after `abort`, so long for each; whether all came."""
-        return all([model.batcher.join(timeout_s) for model in self.models])
+        """Wait for the end of every model's thread after `abort`, at most so long for each; whether all came."""
+        return all(model.batcher.join(timeout_s) for model in self.models)

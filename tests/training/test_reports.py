@@ -7,14 +7,15 @@ from dataclasses import replace
 
 from rich.console import Console
 
-from ner_service.types import Document, Entity
+from ner_service.types import Document, Entity, LabelSet
 from training.calibration import Calibrated, Comparison, Figures, LabelFit
 from training.cells import Reliability
+from training.data.sources import Corpus
 from training.data.targets import Unrepresentable
 from training.evaluation import compare
 from training.loop import Progress
 from training.preparation import Started
-from training.reports import calibration_table, lost_table, score_table, show_progress, start_line
+from training.reports import calibration_table, data_table, lost_table, score_table, show_progress, start_line
 from training.state import EpochRecord
 
 DOCUMENT = Document("Bo [bold]sat[/x]", (Entity(0, 2, "[PER]"), Entity(3, 16, "LOC")), id="[id]")
@@ -47,6 +48,16 @@ def test_the_error_of_probabilities_is_in_the_table() -> None:
     assert ["micro", "1.0000", "0.5000", "0.6667", "2", "0.1250", "0.0625"] in rows
     assert ["[PER]", "1.0000", "1.0000", "1.0000", "1", "0.2500", ""] in rows
     assert "ECE" not in printed(score_table(report))
+
+
+def test_what_a_run_reads_is_counted_label_by_label() -> None:
+    torn = replace(DOCUMENT, entities=(), scattered=(Entity(0, 2, "LOC"),))
+    corpus = Corpus(
+        labels=LabelSet(("LOC", "RARE", "[PER]")), train=(DOCUMENT, DOCUMENT, torn), dev=(DOCUMENT,), sha256=""
+    )
+    lines = printed(data_table(corpus)).splitlines()
+    rows = [[cell.strip() for cell in line.split("\u2502")[1:-1]] for line in lines if "\u2502" in line]
+    assert rows == [["documents", "3", "1"], ["LOC", "3", "1"], ["RARE", "0", "0"], ["[PER]", "2", "1"]]
 
 
 def test_fits_before_and_after() -> None:

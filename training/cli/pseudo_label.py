@@ -63,7 +63,7 @@ def pseudo_label(
         else:
             Console().print(_table(tally, recognizer.labels.names))
         if not documents:
-            raise ConfigError(f"--sure {sure}: found no entity of a higher probability, expected some; nothing is written")
+            raise ConfigError(f"--sure {sure}: found no entity surer than that, expected some; nothing is written")
         write_documents(documents, output)
         hint = "Next: name it in data.train, beside the documents that the bundle learnt from"
         say(f"Wrote {output}: {tally.num_written} documents. {hint}")

@@ -12,6 +12,7 @@ import typer
 from accelerate import Accelerator
 from rich.console import Console
 
+from ner_service.bundle import free_place
 from ner_service.errors import ConfigError
 from ner_service.recognizer import Recognizer
 from ner_service.terminal import console, refusals, say
@@ -22,7 +23,7 @@ from training.evaluation import full_report, predict
 from training.loop import train as run_loop
 from training.loop import weights_of
 from training.preparation import Setup, prepare
-from training.reports import lost_table, score_table, show_progress, start_line
+from training.reports import data_table, lost_table, score_table, show_progress, start_line
 from training.sample import write_sample
 from training.state import State
 
@@ -82,12 +83,14 @@ def _train(run: RunConfig, folder: Path, output: Path, data: Path | None, resume
     if run.precision == "bf16" and accelerator.mixed_precision == "no" and accelerator.is_main_process:
         say("This processor has no bf16 arithmetic: training in fp32.")
     setup = prepare(run, folder, data or folder)
+    state = _start(setup, accelerator, output, resume)
     if setup.started and accelerator.is_main_process:
         say(start_line(setup.started))
+    if run.data.train and accelerator.is_main_process:
+        console.print(data_table(setup.corpus))
     lost = setup.unrepresentable()
     if lost and accelerator.is_main_process:
         console.print(lost_table(lost))
-    state = _start(setup, accelerator, output, resume)
     _run(setup, state, accelerator, output)
     if accelerator.is_main_process:
         metrics = _export(setup, state, accelerator.device, output / BUNDLE, len(lost))
@@ -104,18 +107,19 @@ def _next(run: RunConfig, bundle: Path) -> str:
 
 
 def _start(setup: Setup, accelerator: Accelerator, output: Path, resume: bool) -> State:
+    free_place(output / BUNDLE)
     state = new_state(setup, accelerator)
     snapshot = output / SNAPSHOT
     if resume and snapshot.is_file():
         state.restore(snapshot, setup.fingerprint())
     elif snapshot.exists():
         raise ConfigError(f"{snapshot}: a run stands here; go on with --resume, or choose another folder")
+    output.mkdir(parents=True, exist_ok=True)
     return state
 
 
 def _run(setup: Setup, state: State, accelerator: Accelerator, output: Path) -> None:
     """Train to the end, with a snapshot a minute and one an epoch."""
-    output.mkdir(parents=True, exist_ok=True)
     quiet = Console(stderr=True, quiet=not accelerator.is_main_process)
     saved_s = time.monotonic()
     for progress in show_progress(run_loop(setup, state, accelerator), setup.run.epochs, quiet):

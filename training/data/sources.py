@@ -20,6 +20,9 @@ from training.data.texts import TextStream
 AUGMENTED_FROM = "augmented_from"
 """Metadata of a document that was made of another: the text of that one."""
 
+SHOWN_CHARACTERS = 40
+"""Characters of a text or a mention that a message quotes."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Corpus:
@@ -59,12 +62,7 @@ def read_corpus(config: DataConfig, folder: Path) -> Corpus:
     if not dev:
         raise ConfigError("data.dev: found no document, expected some to tell the best epoch by; raise dev_fraction")
     _check_annotated(config, labels)
-    for document in (*train, *dev):
-        for entity in (*document.entities, *document.scattered):
-            if entity.label not in labels:
-                raise ConfigError(
-                    f"data.labels: found {entity.label!r} in document {document.id!r}, expected {_listed(labels)}"
-                )
+    check_labels((*train, *dev), labels)
     raw = _read_raw(config, train, dev, folder)
     sha256 = digest(train, dev)
     if raw.files:
@@ -81,6 +79,26 @@ def read_source(source: SourceConfig, folder: Path) -> Iterator[Document]:
         if _is_chosen(document, source):
             ordered = in_reading_order(document) if source.order == "reading" else document
             yield _relabel(ordered, source)
+
+
+def check_labels(documents: Iterable[Document], labels: LabelSet) -> None:
+    """Whether every entity has one of the labels.
+
+    Raises:
+        ConfigError: names the first that has not, and where it stands.
+    """
+    for document in documents:
+        for entity in (*document.entities, *document.scattered):
+            if entity.label not in labels:
+                own = repr(_beginning(document.text)) if document.id is None else repr(document.id)
+                place = ", document ".join(filter(None, (str(document.metadata.get("source", "")), own)))
+                mention = repr(_beginning(document.text[entity.start : entity.end]))
+                found = f"found the label {entity.label!r} of {mention}"
+                raise ConfigError(f"{place}: {found}, expected {_listed(labels)}; rename it")
+
+
+def _beginning(text: str) -> str:
+    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}\u2026"
 
 
 def _is_chosen(document: Document, source: SourceConfig) -> bool:

@@ -74,7 +74,7 @@ def test_nothing_sure_is_refused(tiny_bundle_folder: Path, texts: tuple[Path, Pa
     result = invoke("pseudo-label", tiny_bundle_folder, *texts, "-o", output, "--sure", 1, "--device", "cpu", "--json")
     assert json.loads(result.stdout)["written"] == 0
     assert result.exit_code == 1
-    reason = "found no entity of a higher probability, expected some; nothing is written"
+    reason = "found no entity surer than that, expected some; nothing is written"
     assert result.stderr == f"error: --sure 1.0: {reason}\n"
     assert output.read_text(encoding="utf-8") == "earlier\n"
 

@@ -129,6 +129,19 @@ def test_entities_that_cannot_be_predicted_are_shown(tmp_path: Path) -> None:
     assert json.loads(result.stdout)["unrepresentable_entities"] == 1
 
 
+def test_labels_are_counted_before_the_first_step(tmp_path: Path) -> None:
+    """Here a mistyped one shows, and one that is measured on nothing."""
+    run = write_run(tmp_path / "sample", num_train=8, num_dev=2)
+    typo = {"id": "t", "text": "Ines left.", "entities": [{"start": 0, "end": 4, "label": "PRE"}]}
+    with (tmp_path / "sample/train.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps(typo) + "\n")
+    result = invoke("train", run, "-o", tmp_path / "run", "--json", *set_options("epochs=1"))
+    assert result.exit_code == 0, result.stderr
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in result.stderr.split("epoch 1")[0].splitlines()]
+    assert ["documents", "9", "2"] in rows
+    assert ["PRE", "1", "0"] in rows
+
+
 def test_a_bad_line_is_refused_naming_file_line_and_reason(tmp_path: Path) -> None:
     run = write_run(tmp_path / "sample", num_train=3, num_dev=1)
     data = tmp_path / "sample/train.jsonl"

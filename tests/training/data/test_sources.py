@@ -124,13 +124,24 @@ def test_labels_of_the_run_are_sorted_or_as_given(tmp_path: Path) -> None:
 
 def test_a_label_that_the_run_does_not_know_is_refused(tmp_path: Path) -> None:
     said = refusal(write(tmp_path, LETTER), config(labels=("CITY",)))
-    assert said == "data.labels: found 'PERSON' in document 'letter', expected one of 'CITY'"
+    found = "found the label 'PERSON' of 'Ann'"
+    assert said == f"train.jsonl, document 'letter': {found}, expected one of 'CITY'; rename it"
 
 
 def test_a_label_of_dev_alone_is_refused(tmp_path: Path) -> None:
     write(tmp_path, NOTE)
     write(tmp_path, LETTER, name="dev.jsonl")
-    assert "found 'CITY' in document 'letter', expected one of 'PERSON'" in refusal(tmp_path, config("dev.jsonl"))
+    found = "found the label 'CITY' of 'Visby', expected one of 'PERSON'; rename it"
+    assert refusal(tmp_path, config("dev.jsonl")) == f"dev.jsonl, document 'letter': {found}"
+
+
+def test_a_text_without_an_id_is_told_by_how_it_begins(tmp_path: Path) -> None:
+    long = {"text": "Ann " * 20, "entities": [{"start": 0, "end": 79, "label": "PERSON"}]}
+    shown = f"'{'Ann ' * 10}\u2026'"
+    found = f"found the label 'PERSON' of {shown}"
+    assert refusal(write(tmp_path, long), config(labels=("CITY",))) == (
+        f"train.jsonl, document {shown}: {found}, expected one of 'CITY'; rename it"
+    )
 
 
 def test_an_annotated_label_that_the_run_does_not_know_is_refused(tmp_path: Path) -> None:
