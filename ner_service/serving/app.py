@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 from fastapi import FastAPI, Request
 from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse
 
 from ner_service import __version__
 from ner_service.serving.embedding import Embedder
@@ -62,10 +63,12 @@ def build_app(settings: Settings, registry: Registry, metrics: Metrics, images: 
         description=_DESCRIPTION,
         docs_url=None,
         redoc_url=None,
+        openapi_url=None,
         lifespan=lifespan,
     )
     app.include_router(build_router(services))
     app.include_router(build_pages())
+    app.add_api_route("/openapi.json", lambda: JSONResponse(app.openapi()), include_in_schema=False)
     # The last one added is the first one passed.
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, timeout_s=settings.body_timeout_s)
     app.add_middleware(ApiKey, key=settings.api_key, guards=_is_guarded)

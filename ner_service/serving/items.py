@@ -1,16 +1,26 @@
 """What a request sends to be read: texts, pages and images, each with a name of the client's own. Knows no model.
 
 The words, boxes and size of a page are taken as they come: a fault of theirs is the item's own, found by `contents`.
-What is wrong around them (a missing or unknown field, an id that is no string) is the request's.
+What is wrong around them (a missing or unknown field, an id that is no string of Unicode) is the request's.
 """
 
 from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, WithJsonSchema
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, WithJsonSchema
+from pydantic_core import PydanticCustomError
 
 from ner_service.types import MAX_LENGTH, PageOrder
+
+
+def _check_unicode(value: str) -> str:
+    if any("\ud800" <= character <= "\udfff" for character in value):
+        raise PydanticCustomError("unicode", "Input should be Unicode, without a lone surrogate")
+    return value
+
+
+Id = Annotated[str, AfterValidator(_check_unicode)]
 
 # Pydantic puts these into the place of a fault; they are no part of the body.
 _TEXT, _TEXT_ITEM, _PAGE_ITEM, _IMAGE_ITEM, _LIST = "<text>", "<text item>", "<page>", "<image>", "<list>"
@@ -27,7 +37,7 @@ class TextItem(Strict):
     """A text with a name of the client's own, which the reply repeats."""
 
     text: str
-    id: str | None = None
+    id: Id | None = None
 
 
 _NUMBER = {"type": "number", "minimum": 0}
@@ -47,14 +57,14 @@ class PageItem(Strict):
         default="reading",
         description="reading: the words are read in the order that their boxes tell. given: as they come.",
     )
-    id: str | None = None
+    id: Id | None = None
 
 
 class ImageItem(Strict):
     """An image of a page, PNG or JPEG, whose words the service reads itself; where that is switched on."""
 
     image: str = Field(description="The file's bytes in base64.")
-    id: str | None = None
+    id: Id | None = None
 
 
 Item = TextItem | PageItem | ImageItem

@@ -1,8 +1,8 @@
 """JSON as bytes, both ways. Knows no schema.
 
 Python's parser, for it lets an escaped lone surrogate pass (it is JSON, though not Unicode), so that it can be the
-fault of one text. It also knows NaN and Infinity, which JSON does not have: each becomes a `Constant`, which is of no
-type that a field may have, so that it can be the fault of one page.
+fault of one text; in a key, which replies point to, it is the body's. It also knows NaN and Infinity, which JSON does
+not have: each becomes a `Constant`, which is of no type that a field may have, so that it can be the fault of one page.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 from collections import Counter
 from dataclasses import dataclass
 
-from pydantic_core import PydanticSerializationError, to_json
+from pydantic_core import to_json
 
 from ner_service.errors import CallerError
 
@@ -33,7 +33,8 @@ def parse_json(body: bytes) -> object:
     """The value of a body; a byte order mark is skipped.
 
     Raises:
-        InvalidJsonError: not UTF-8, not JSON, nested too deeply, a number beyond all use, or a key that stands twice.
+        InvalidJsonError: not UTF-8, not JSON, nested too deeply, a number beyond all use, or a key that stands twice or
+            has a lone surrogate.
     """
     try:
         return json.loads(
@@ -64,11 +65,8 @@ def _decimal(digits: str) -> float:
 
 
 def json_bytes(value: object) -> bytes:
-    """A value as JSON. A lone surrogate comes out as it came in, escaped."""
-    try:
-        return to_json(value)
-    except PydanticSerializationError:
-        return json.dumps(value, separators=(",", ":")).encode("ascii")
+    """A value as JSON. Its strings are Unicode."""
+    return to_json(value)
 
 
 def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -77,4 +75,7 @@ def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
         counts = Counter(key for key, _ in pairs)
         twice = next(key for key, count in counts.items() if count > 1)
         raise InvalidJsonError(f"the key {twice!r} stands twice in one object")
+    for key in value:
+        if any("\ud800" <= character <= "\udfff" for character in key):
+            raise InvalidJsonError(f"the key {key!r} has a lone surrogate, expected Unicode")
     return value

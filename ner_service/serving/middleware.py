@@ -32,6 +32,9 @@ from ner_service.serving.problems import (
 
 CLIENT_GONE = 499
 
+_DISCARDED = 4
+"""A body of up to so many times the limit arrives before it is refused."""
+
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
@@ -125,7 +128,11 @@ class ApiKey:
 
 
 class BodyLimit:
-    """Bounds the bytes of a body, with or without a declared length, and the time it takes to arrive."""
+    """Bounds the bytes of a body, with or without a declared length, and the time it takes to arrive.
+
+    Most clients send all before they read, and see a reset where the rest of a body finds the connection closed. So
+    what is not much over the limit arrives, and is thrown away, before it is refused.
+    """
 
     def __init__(self, app: ASGIApp, max_bytes: int, timeout_s: float) -> None:
         self._app = app
@@ -136,27 +143,38 @@ class BodyLimit:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        declared = Headers(scope=scope).get("content-length", "")
+        headers = Headers(scope=scope)
+        length = headers.get("content-length", "")
+        declared = int(length[:19]) if length.isdecimal() else 0
         num_bytes = 0
         is_complete = False
         until = asyncio.get_running_loop().time() + self._timeout_s
 
-        async def receive_bounded() -> Message:
+        async def receive_part() -> Message:
             nonlocal num_bytes, is_complete
-            if is_complete:
-                return await receive()
-            if declared.isdecimal() and int(declared[:19]) > self._max_bytes:
-                raise self._too_large()
             try:
                 async with asyncio.timeout_at(until):
                     message = await receive()
             except TimeoutError:
+                if max(declared, num_bytes) > self._max_bytes:
+                    raise self._too_large() from None
                 raise BodyTimeoutError(f"the body did not arrive within {self._timeout_s:g} seconds") from None
             num_bytes += len(message.get("body", b""))
             is_complete = not message.get("more_body", False)
-            if num_bytes > self._max_bytes:
-                raise self._too_large()
             return message
+
+        async def receive_bounded() -> Message:
+            if is_complete:
+                return await receive()
+            # A client that expects a word before it sends gets it.
+            if declared > self._max_bytes * (1 if "expect" in headers else _DISCARDED):
+                raise self._too_large()
+            message = await receive_part()
+            if max(declared, num_bytes) <= self._max_bytes:
+                return message
+            while not is_complete and num_bytes <= self._max_bytes * _DISCARDED:
+                await receive_part()
+            raise self._too_large()
 
         await self._app(scope, receive_bounded, send)
 

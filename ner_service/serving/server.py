@@ -22,7 +22,7 @@ from ner_service.serving.batcher import ModelDiedError
 from ner_service.serving.images import ImageReader
 from ner_service.serving.metrics import Metrics
 from ner_service.serving.registry import Registry, ServedModel
-from ner_service.serving.settings import Settings
+from ner_service.serving.settings import Settings, unknown_variables
 
 logger = logging.getLogger(__name__)
 
@@ -108,6 +108,8 @@ def serve(settings: Settings, load: Callable[[Settings, Metrics, OnDeath], Serve
         ModelDiedError: the model's thread died, or the self-test failed; the process should end with an error.
     """
     _log_to_stderr()
+    for remark in unknown_variables():
+        logger.warning("%s", remark)
     model_died = False
 
     def on_death() -> None:

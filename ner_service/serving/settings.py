@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field, SecretStr
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict
 
 Count = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
@@ -37,3 +38,16 @@ class Settings(BaseSettings):
     ocr: bool = False
     max_image_pixels: Count = 25_000_000
     queue_images: Count = 64
+
+
+def unknown_variables() -> list[str]:
+    """What is to be said of each variable of the environment that is named as a setting and is none."""
+    named = {name.removeprefix("ner_") for name in EnvSettingsSource(Settings).env_vars if name.startswith("ner_")}
+    return [
+        f"NER_{name.upper()}: no such setting{_hint(name)}" for name in sorted(named - Settings.model_fields.keys())
+    ]
+
+
+def _hint(name: str) -> str:
+    near = difflib.get_close_matches(name, Settings.model_fields, n=1)
+    return f"; did you mean NER_{near[0].upper()}?" if near else ""

@@ -128,12 +128,6 @@ def test_a_bad_text_is_its_own_error(serve: Serve, text: str, code: str, status:
     assert text not in bad["error"]["detail"]
 
 
-def test_an_id_of_a_lone_surrogate_comes_back_as_it_went(service: Service) -> None:
-    (result,) = extract(service, {"id": "\udfff", "text": "Ada"})["results"]
-    assert result["id"] == "\udfff"
-    assert spans(result) == [(0, 3, "NAME")]
-
-
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(st.text(st.sampled_from("Ab C《》\r\n\u200b\u0301😀𠮷ﬁ☠∞\ud800"), max_size=80), max_size=5),

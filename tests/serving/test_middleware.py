@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ner_service.serving.middleware import BodyLimit
-from ner_service.serving.problems import BodyTimeoutError
+from ner_service.serving.problems import BodyTimeoutError, TooLargeError
 from tests.serving.conftest import Serve, Service
 from tests.serving.test_problems import check_problem
 
@@ -76,6 +76,16 @@ def test_the_key_opens_and_health_and_pages_need_none(serve: Serve) -> None:
             assert service.client.get(path).status_code == 200
 
 
+def test_every_route_has_its_name_in_the_metrics(service: Service) -> None:
+    for path in ("/openapi.json", "/docs", "/page/page.js", "/v1/models", "/health/live", "/nowhere"):
+        service.client.get(path)
+    metrics = service.client.get("/metrics").text
+    routes = set(re.findall(r'ner_requests_total\{code="\d+",route="([^"]+)"\}', metrics))
+    assert routes >= {"/openapi.json", "/docs", "/page/{name}", "/v1/models", "/health/live"}
+    unmatched = 'ner_requests_total{code="404",route="unmatched"} 1.0'
+    assert [line for line in metrics.splitlines() if "total" in line and "unmatched" in line] == [unmatched]
+
+
 def test_a_body_over_the_limit_is_413_declared_or_not(serve: Serve) -> None:
     def chunks(count: int) -> Iterator[bytes]:
         yield b'{"inputs": "'
@@ -90,6 +100,35 @@ def test_a_body_over_the_limit_is_413_declared_or_not(serve: Serve) -> None:
             check_problem(reply, 413, "too_large")
             assert reply.headers["connection"] == "close"
         assert service.client.post("/v1/extract", content=chunks(8), headers=headers).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("headers", "num_sent", "num_read"),
+    [
+        ([], 30, 30),
+        ([], 100, 41),
+        ([(b"content-length", b"40")], 40, 40),
+        ([(b"content-length", b"41")], 41, 0),
+        ([(b"content-length", b"11"), (b"expect", b"100-continue")], 11, 0),
+    ],
+)
+def test_how_much_of_a_large_body_arrives(headers: list[tuple[bytes, bytes]], num_sent: int, num_read: int) -> None:
+    """With a limit of 10 bytes: all up to four times that, unless the client asked before it sent."""
+    received = 0
+
+    async def read(scope: Any, receive: Any, send: Any) -> None:
+        while (await receive()).get("more_body", False):
+            pass
+
+    async def receive() -> Any:
+        nonlocal received
+        received += 1
+        return {"type": "http.request", "body": b"a", "more_body": received < num_sent}
+
+    limited = BodyLimit(read, max_bytes=10, timeout_s=5)
+    with pytest.raises(TooLargeError, match="larger than 10 bytes"):
+        asyncio.run(limited({"type": "http", "headers": headers}, receive, None))  # type: ignore[arg-type]
+    assert received == num_read
 
 
 def test_a_body_that_does_not_end_in_time_is_408(serve: Serve) -> None:

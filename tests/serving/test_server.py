@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -106,10 +107,20 @@ def test_a_slow_body_is_408_and_a_large_one_413(start: Start) -> None:
             assert b"application/problem+json" in reply
 
 
+def test_a_client_that_sends_all_before_it_reads_learns_that_it_was_too_much(start: Start) -> None:
+    """A connection that closes under a body is a reset, and the reply is lost: 8 MB are more than sockets hold."""
+    with start(NER_MAX_BODY_BYTES="4000000") as process:
+        status, content = process.request("POST", "/v1/extract", "a" * 8_000_000)
+        assert (status, json.loads(content)["type"]) == (413, "urn:ner-service:too_large")
+
+
 def test_a_taken_port_is_told_and_ends_the_process_with_an_error() -> None:
+    """And so is a setting that is none."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        environment = {**os.environ, "NER_MODEL": "unused", "NER_PORT": str(taken.getsockname()[1])}
+        port = str(taken.getsockname()[1])
+        environment = {**os.environ, "NER_MODEL": "unused", "NER_PORT": port, "NER_GRACE": "1"}
         ended = subprocess.run(FAKE, env=environment, text=True, capture_output=True, timeout=120, check=False)
     assert ended.returncode == 1
     assert "ConfigError: NER_HOST, NER_PORT: cannot listen on 127.0.0.1" in ended.stderr
     assert "Address already in use" in ended.stderr
+    assert "WARNING ner_service.serving.server NER_GRACE: no such setting; did you mean NER_GRACE_S?" in ended.stderr

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
-from ner_service.serving.settings import Settings
+from ner_service.serving.settings import Settings, unknown_variables
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "serving.md"
 
@@ -41,6 +42,20 @@ def test_a_value_without_sense_is_refused(monkeypatch: pytest.MonkeyPatch, name:
     with pytest.raises(ValidationError) as refusal:
         Settings()  # type: ignore[call-arg]
     assert [fault["loc"] for fault in refusal.value.errors()] == [(name,)]
+
+
+def test_a_mistyped_name_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("NER_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("NER_QUEUE_TOKENS", "5")
+    monkeypatch.setenv("ner_port", "5")
+    assert unknown_variables() == []
+    monkeypatch.setenv("NER_QUEUE_TOKEN", "5")
+    monkeypatch.setenv("NER_X", "5")
+    assert unknown_variables() == [
+        "NER_QUEUE_TOKEN: no such setting; did you mean NER_QUEUE_TOKENS?",
+        "NER_X: no such setting",
+    ]
 
 
 def test_the_model_has_to_be_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -169,8 +169,6 @@ def test_refusals(tiny_bundle_folder: Path, tiny_embedding_bundle: Bundle, folde
     said = refusal("calibrate", tiny_bundle_folder, folder / "named.jsonl", "-o", output)
     place = f"{folder}/named.jsonl, document 'Ada Lovelace wrote to London. Ada Lovela…'"
     assert said.startswith(f"{place}: found the label '")
-        f"{folder}/named.jsonl, document 'Ada Lovelace wrote to London. Ada Lovela…': found the label '"
-    )
     assert said.endswith("expected one of 'PER', 'ORG', 'LOC'; rename it")
     assert not output.exists()
 
