@@ -7,10 +7,10 @@
 One run of `training/recipes/adapt.toml` over the texts, with a bundle kept after 0, 1, 2, 4, 8, ... epochs and after
 the last one. Each is measured on all texts held out, some 20 with the recipe: the centred cosine of its hidden states
 to the teacher's, part by part, and the share of masked tokens that it names; and by a short fine-tuning, always the
-same: the texts of CLUENER that `benchmarks.accuracy.heads` cuts it to, FINE_TUNE_EPOCHS epochs, F1 on
-FOLDER/cluener/dev.jsonl.gz after the last.
+same: the texts of CLUENER that `benchmarks.accuracy.heads` cuts it to, FINE_TUNE_EPOCHS epochs, F1 after the last on
+the tenth of CLUENER's training texts that chooses there: such figures choose recipes, and dev is to report.
 After so many minutes the command ends, and goes on where it was when it is called again. A measured bundle is a line of
-`benchmarks/results/adaptation.jsonl`.
+`benchmarks/results/adaptation.jsonl`, where a name is that of one run alone.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated, Literal, cast
 
 import torch
 import typer
@@ -34,6 +34,7 @@ from benchmarks.machine import where
 from benchmarks.processes import ROOT, run_module
 from benchmarks.rows import append_row, read_rows
 from ner_service.bundle import read_manifest
+from ner_service.errors import ConfigError
 from ner_service.terminal import refusals
 from training.assembly import accelerator_of, new_state
 from training.config import load_run
@@ -50,14 +51,19 @@ FINE_TUNE_EPOCHS = 5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """A point of the curve: what all objectives have read, and what was measured; `masked_accuracy` needs its head."""
+    """A point of the curve: what all objectives have read, and what was measured; `masked_accuracy` needs its head.
+
+    `fingerprint` is that of the run, None where it was not written down. The first runs' F1 is on CLUENER's dev.
+    """
 
     name: str
+    fingerprint: str | None
     epoch: int
     num_tokens: int
     cosine: float
     masked_accuracy: float | None
     f1: float
+    f1_on: Literal["tenth", "dev"]
     settings: tuple[str, ...]
     date: str
     hardware: str
@@ -136,24 +142,38 @@ def masked_accuracy(objective: MaskedLanguageModelObjective) -> float:
     return float(torch.cat(named).float().mean())
 
 
-def measure(point: Path, name: str, settings: tuple[str, ...], data: Path, state_folder: Path) -> Row:
+def check_name(name: str, fingerprint: str, rows: Sequence[Row]) -> None:
+    """Refuse a name under which another run has rows.
+
+    Raises:
+        ConfigError: it has some.
+    """
+    if any(row.name == name and row.fingerprint != fingerprint for row in rows):
+        raise ConfigError(f"--name {name}: found rows of another run in {RESULTS.name}, expected a name of its own")
+
+
+def measure(point: Path, name: str, fingerprint: str, settings: tuple[str, ...], data: Path, folder: Path) -> Row:
     """The short fine-tuning from a bundle, and its row."""
-    split = split_texts(data / "cluener/train.jsonl.gz", NUM_TEXTS, state_folder)
+    source = data / "cluener/train.jsonl.gz"
+    # Hashes choose: no text of a tenth of all is among those that a part of all learns from.
+    learn, choose = split_texts(source, NUM_TEXTS, folder).learn, split_texts(source, None, folder).choose
     options = (
         f"epochs={FINE_TUNE_EPOCHS}",
         f"evaluate_every={FINE_TUNE_EPOCHS}",
         f'model.start_from="{point}"',
-        f'data.train=[{{ path = "{split.learn}" }}]',
-        f'data.dev=[{{ path = "{data}/cluener/dev.jsonl.gz" }}]',
+        f'data.train=[{{ path = "{learn}" }}]',
+        f'data.dev=[{{ path = "{choose}" }}]',
     )
-    output = state_folder / "fine-tuned"
+    output = folder / "fine-tuned"
     shutil.rmtree(output, ignore_errors=True)
     arguments = ["train", str(FINE_TUNE_RECIPE), "-o", str(output), "--json"]
     finished = run_module("training.cli", [*arguments, *(part for option in options for part in ("--set", option))])
     known = read_manifest(point).metrics
     return Row(
         name=name,
+        fingerprint=fingerprint,
         f1=json.loads(finished.output)["last_epoch_f1"],
+        f1_on="tenth",
         settings=settings,
         **where(),
         **{key: known[key] for key in ("epoch", "num_tokens", "cosine", "masked_accuracy")},  # type: ignore[arg-type]
@@ -162,12 +182,12 @@ def measure(point: Path, name: str, settings: tuple[str, ...], data: Path, state
 
 def table(rows: Sequence[Row]) -> Iterator[str]:
     """Markdown: a line a point."""
-    yield "| run | epochs | tokens | centred cosine | masked tokens named | F1 |"
-    yield "|---|---|---|---|---|---|"
-    for row in sorted(rows, key=lambda row: (row.name, row.epoch)):
+    yield "| run | epochs | tokens | centred cosine | masked tokens named | F1 | on |"
+    yield "|---|---|---|---|---|---|---|"
+    for row in sorted(rows, key=lambda row: (row.name, row.f1_on, row.epoch)):
         named = "-" if row.masked_accuracy is None else f"{row.masked_accuracy:.3f}"
         read = f"{row.num_tokens / 1e6:.2f} M"
-        yield f"| {row.name} | {row.epoch} | {read} | {row.cosine:.3f} | {named} | {row.f1:.4f} |"
+        yield f"| {row.name} | {row.epoch} | {read} | {row.cosine:.3f} | {named} | {row.f1:.4f} | {row.f1_on} |"
 
 
 def run_all(
@@ -190,14 +210,16 @@ def run_all(
         *own,
     )
     setup = prepare(load_run(RECIPE, settings), RECIPE.parent, RECIPE.parent)
+    rows = read_rows(Row, RESULTS)
+    check_name(name, setup.fingerprint(), rows)
     folder = state / name
     folder.mkdir(parents=True, exist_ok=True)
     adapt(setup, folder, until_s)
-    done = {(row.name, row.epoch) for row in read_rows(Row, RESULTS)}
+    done = {(row.name, row.epoch) for row in rows if row.f1_on == "tenth"}
     for point in sorted(folder.glob("epoch-*")):
         waits = (name, read_manifest(point).metrics["epoch"]) not in done
         if waits and time.monotonic() < until_s:
-            row = measure(point, name, tuple(own), data, folder)
+            row = measure(point, name, setup.fingerprint(), tuple(own), data, folder)
             append_row(RESULTS, row)
             print(f"{name}, epoch {row.epoch}: F1 {row.f1:.4f}", flush=True)
 

@@ -6,7 +6,7 @@ Shapes: N tokens, D hidden, V vocabulary.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,11 +17,13 @@ import torch
 from torch import Tensor
 
 from benchmarks.accuracy import adaptation
-from benchmarks.accuracy.adaptation import adapt, centred_cosine, is_point, masked_accuracy
+from benchmarks.accuracy.adaptation import Row, adapt, centred_cosine, check_name, is_point, masked_accuracy, measure
 from ner_service.bundle import read_manifest
+from ner_service.errors import ConfigError
+from ner_service.formats import read_documents, write_documents
 from ner_service.model.config import Heads, LanguageModelConfig, ModelConfig, RoFormerConfig
 from ner_service.model.text_model import TextModel
-from ner_service.types import LabelSet
+from ner_service.types import Document, Entity, LabelSet
 from training.config import (
     DataConfig,
     DistillationConfig,
@@ -30,7 +32,7 @@ from training.config import (
     ObjectivesConfig,
     RunConfig,
 )
-from training.data.raw import RawCorpus
+from training.data.raw import RawCorpus, fraction_of
 from training.data.sources import Corpus
 from training.data.tokenizer_training import train_tokenizer
 from training.objectives.distillation import DistillationObjective
@@ -86,6 +88,61 @@ def setup(tmp_path_factory: pytest.TempPathFactory) -> Setup:
 
 def test_points_are_powers_of_two_and_the_last() -> None:
     assert [epoch for epoch in range(25) if is_point(epoch, 24)] == [0, 1, 2, 4, 8, 16, 24]
+
+
+# ---- rows
+
+
+def row_of(name: str, fingerprint: str | None) -> Row:
+    return Row(
+        name=name,
+        fingerprint=fingerprint,
+        epoch=1,
+        num_tokens=9,
+        cosine=0.5,
+        masked_accuracy=None,
+        f1=0.25,
+        f1_on="tenth",
+        settings=(),
+        date="",
+        hardware="",
+        torch="",
+    )
+
+
+def test_a_name_is_that_of_one_run() -> None:
+    rows = [row_of("one", "a"), row_of("old", None)]
+    check_name("one", "a", rows)
+    check_name("two", "b", rows)
+    for name, fingerprint in (("one", "b"), ("old", "a")):
+        with pytest.raises(ConfigError, match=f"--name {name}: found rows of another run"):
+            check_name(name, fingerprint, rows)
+
+
+def test_what_a_point_is_measured_on_is_not_learnt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor is it dev: the tenth of all training texts that chooses elsewhere, and none of it among those learnt from."""
+    data, read = tmp_path / "cluener", {}
+    data.mkdir()
+    for part, first in (("train", 0), ("dev", 100)):
+        texts = [Document(f"{number} {TEXTS[0]}", (Entity(0, 1, "N"),)) for number in range(first, first + 60)]
+        write_documents(texts, data / f"{part}.jsonl.gz")
+
+    def run(module: str, arguments: Sequence[str]) -> SimpleNamespace:
+        for part in ("train", "dev"):
+            [option] = [each for each in arguments if each.startswith(f"data.{part}=")]
+            read[part] = {document.text for document in read_documents(option.split('"')[1])}
+        return SimpleNamespace(output='{"last_epoch_f1": 0.25}')
+
+    monkeypatch.setattr(adaptation, "run_module", run)
+    monkeypatch.setattr(adaptation, "NUM_TEXTS", 30)
+    known = {"epoch": 1, "num_tokens": 9, "cosine": 0.5, "masked_accuracy": None}
+    monkeypatch.setattr(adaptation, "read_manifest", lambda point: SimpleNamespace(metrics=known))
+    assert measure(tmp_path / "point", "one", "a", (), tmp_path, tmp_path).f1 == 0.25
+    everything = {document.text for document in read_documents(data / "train.jsonl.gz")}
+    assert read["train"].isdisjoint(read["dev"])
+    assert read["train"] | read["dev"] < everything
+    assert len(read["dev"]) == sum(fraction_of("choose " + text) < 0.1 for text in everything) > 2
+    assert 20 < len(read["train"]) <= 30
 
 
 # ---- measures
