@@ -55,7 +55,7 @@ SEEDS = (0, 1, 2)
 NUM_TEXTS = 2000
 EPOCHS = {"cluener": 10, "cmeee": 7}
 RATES = (5e-4, 1e-3, 2e-3)
-"""Learning rates that are tried: the recipe's, twice and four times the recipe's. At half of it all of three were worse."""
+"""Learning rates that are tried: the recipe's, twice and four times it. At half of it the first three were worse."""
 
 LENGTHS = (32, 128, 512, 2048)
 BATCH_TOKENS = 2048
