@@ -17,7 +17,7 @@ from ner_service.serving.embedding import Embedder
 from ner_service.serving.extraction import Extractor
 from ner_service.serving.images import ImageReader
 from ner_service.serving.metrics import Metrics
-from ner_service.serving.middleware import ApiKey, BodyLimit, RequestLog
+from ner_service.serving.middleware import ApiKey, Arrivals, BodyLimit, RequestLog
 from ner_service.serving.pages import build_pages
 from ner_service.serving.problems import MEDIA_TYPE, MethodNotAllowedError, NotFoundError
 from ner_service.serving.reading import Reader
@@ -28,11 +28,19 @@ from ner_service.serving.settings import Settings
 
 _DESCRIPTION = "Named entities, nested and scored. Offsets are half-open and refer to the text as it was sent."
 
+_VALIDATION = "HTTPValidationError"
 
-def build_app(settings: Settings, registry: Registry, metrics: Metrics, images: ImageReader | None = None) -> FastAPI:
+
+def build_app(
+    settings: Settings,
+    registry: Registry,
+    metrics: Metrics,
+    images: ImageReader | None = None,
+    arrivals: Arrivals | None = None,
+) -> FastAPI:
     """The service as an app. Models warm up when it starts; it answers 503 until they are ready.
 
-    Without `images` an item that is one is an error.
+    Without `images` an item that is one is an error. Whoever gives `arrivals` can end the wait for bodies.
     """
     reader = Reader(settings, images)
     services = Services(
@@ -64,13 +72,19 @@ def build_app(settings: Settings, registry: Registry, metrics: Metrics, images: 
         docs_url=None,
         redoc_url=None,
         openapi_url=None,
+        redirect_slashes=False,
         lifespan=lifespan,
     )
     app.include_router(build_router(services))
     app.include_router(build_pages())
     app.add_api_route("/openapi.json", lambda: JSONResponse(app.openapi()), include_in_schema=False)
     # The last one added is the first one passed.
-    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, timeout_s=settings.body_timeout_s)
+    app.add_middleware(
+        BodyLimit,
+        arrivals=arrivals or Arrivals(),
+        max_bytes=settings.max_body_bytes,
+        timeout_s=settings.body_timeout_s,
+    )
     app.add_middleware(ApiKey, key=settings.api_key, guards=_is_guarded)
     app.add_middleware(RequestLog, metrics=metrics)
     app.add_exception_handler(HTTPException, _raise_error)
@@ -99,9 +113,21 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
             [(request, "validation") for request in (ExtractRequest, EmbedRequest, SimilarRequest)],
             ref_template="#/components/schemas/{model}",
         )
-        document["components"]["schemas"].update(definitions["$defs"])
-        for path in document["paths"].values():
+        components = document["components"]
+        components["schemas"].update(definitions["$defs"])
+        components["securitySchemes"] = {
+            "bearer": {"type": "http", "scheme": "bearer"},
+            "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+        }
+        for name in (_VALIDATION, "ValidationError"):
+            components["schemas"].pop(name, None)
+        for name, path in document["paths"].items():
             for operation in path.values():
+                if _is_guarded(name):
+                    operation["security"] = [{}, {"bearer": []}, {"key": []}]  # none where no key is set
+                # The framework's own fault of a parameter, which no text can be.
+                if _VALIDATION in str(operation["responses"].get("422")):
+                    del operation["responses"]["422"]
                 for status, response in operation["responses"].items():
                     if status.isdecimal() and int(status) >= 400 and "application/json" in response["content"]:
                         response["content"] = {MEDIA_TYPE: response["content"]["application/json"]}

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import threading
 import time
 from collections import deque
@@ -28,7 +29,7 @@ Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 Stage = Literal["queue", "inference"]
 
-_RATE_SMOOTHING = 0.2
+_SMOOTHING = 0.2
 
 logger = logging.getLogger(__name__)
 
@@ -118,6 +119,7 @@ class Batcher(Generic[Item, Answer]):
         queue_tokens: the most tokens that wait, except of a job that is larger by itself.
         observer: is told what happens.
         on_death: called once, from the dying thread, after every job has failed.
+        max_wait_s: seconds after which what waits is gone in any case: no refusal asks for a longer wait.
         unit: what a token is, in the words of a refusal.
         clock: seconds, monotonic.
     """
@@ -130,6 +132,7 @@ class Batcher(Generic[Item, Answer]):
         queue_tokens: int,
         observer: Observer,
         on_death: Callable[[], None],
+        max_wait_s: float = math.inf,
         unit: str = "tokens",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -138,6 +141,7 @@ class Batcher(Generic[Item, Answer]):
         self._queue_tokens = queue_tokens
         self._observer = observer
         self._on_death = on_death
+        self._max_wait_s = max_wait_s
         self._unit = unit
         self._clock = clock
         self._changed = threading.Condition()
@@ -146,7 +150,8 @@ class Batcher(Generic[Item, Answer]):
         self._unanswered: set[Job[Answer]] = set()
         # Makes the error afresh: one that is raised again and again keeps every traceback it ever had.
         self._refusal: Callable[[], ServiceError] | None = None
-        self._tokens_per_s: float | None = None
+        # Of a batch: tokens and seconds apart, or a light batch would tell as much of the speed as a full one.
+        self._usual_tokens = self._usual_s = 0.0
         self._thread = threading.Thread(target=self._work, name="model", daemon=True)
 
     @property
@@ -169,8 +174,9 @@ class Batcher(Generic[Item, Answer]):
             if self._refusal is not None:
                 raise self._refusal()
             if self._queued_tokens and self._queued_tokens + num_tokens > self._queue_tokens:
-                retry_after_s = self._queued_tokens / self._tokens_per_s if self._tokens_per_s else 1.0
-                raise QueueFullError(num_tokens, self._queued_tokens, self._queue_tokens, retry_after_s, self._unit)
+                expected_s = self._queued_tokens * self._usual_s / self._usual_tokens if self._usual_tokens else 1.0
+                wait_s = min(expected_s, self._max_wait_s)
+                raise QueueFullError(num_tokens, self._queued_tokens, self._queue_tokens, wait_s, self._unit)
 
     def submit(self, items: Sequence[Item], lengths: Sequence[int]) -> Job[Answer]:
         """Admit all items or none.
@@ -284,10 +290,10 @@ class Batcher(Generic[Item, Answer]):
         self._answer_batch(batch[middle:])
 
     def _measure(self, lengths: Sequence[int], inference_s: float) -> None:
-        rate = sum(lengths) / max(inference_s, 1e-9)
         with self._changed:
-            known = self._tokens_per_s if self._tokens_per_s is not None else rate
-            self._tokens_per_s = known + _RATE_SMOOTHING * (rate - known)
+            share = _SMOOTHING if self._usual_tokens else 1.0
+            self._usual_tokens += share * (sum(lengths) - self._usual_tokens)
+            self._usual_s += share * (inference_s - self._usual_s)
         self._observer.batch_done(lengths, inference_s)
 
     def _deliver(self, unit: _Unit[Item, Answer], answer: Answer | InferenceError) -> None:

@@ -107,6 +107,7 @@ class ImageReader:
             queue_tokens=settings.queue_images,
             observer=_Observer(metrics),
             on_death=on_death,
+            max_wait_s=settings.deadline_s,
             unit="images",
             clock=clock,
         )

@@ -5,11 +5,13 @@ Every app has a registry of its own, so that several can live in one process.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
+from ner_service.errors import NerServiceError
 from ner_service.serving.batcher import Stage
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
@@ -65,6 +67,11 @@ class Metrics:
             "ner_image_duration_seconds", "The time to read the words of an image.", buckets=_SECONDS, registry=own
         )
         self._embeddings = Counter("ner_embeddings", "Vectors of texts made.", registry=own)
+        # A series that begins with its first event hides that event from whoever asks for an increase.
+        for stage in get_args(Stage):
+            self._cancelled.labels(stage)
+        for reason in _codes(NerServiceError):
+            self._rejected.labels(reason)
         self._model = Info("ner_model", "The model that is served.", registry=own)
 
     def exposition(self) -> bytes:
@@ -119,3 +126,10 @@ class Metrics:
         self._batch_tokens.observe(sum(lengths))
         self._batch_sequences.observe(len(lengths))
         self._inference_s.observe(inference_s)
+
+
+def _codes(kind: type[NerServiceError]) -> Iterator[str]:
+    """The codes of an error and of all its kinds."""
+    yield kind.code
+    for narrower in kind.__subclasses__():
+        yield from _codes(narrower)

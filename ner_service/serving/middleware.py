@@ -21,6 +21,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ner_service.errors import NerServiceError
+from ner_service.serving.batcher import ClosedError
 from ner_service.serving.metrics import Metrics
 from ner_service.serving.problems import (
     BodyTimeoutError,
@@ -69,6 +70,9 @@ class RequestLog:
             await self._app(scope, receive, send)
             return
         started_at = time.perf_counter()
+        method = scope["method"]
+        if method == "HEAD":
+            scope = {**scope, "method": "GET"}  # the server sends the head alone
         headers = Headers(scope=scope)
         record = RequestRecord(request_id=_request_id(headers.get("x-request-id", "")), timing_s={})
         scope.setdefault("state", {})["record"] = record
@@ -97,14 +101,14 @@ class RequestLog:
                 response = problem_response(problem, instance=scope["path"], request_id=record.request_id)
                 await response(scope, receive, send_with_headers)
         finally:
-            self._conclude(scope, record, status or CLIENT_GONE, time.perf_counter() - started_at)
+            self._conclude(scope, method, record, status or CLIENT_GONE, time.perf_counter() - started_at)
 
-    def _conclude(self, scope: Scope, record: RequestRecord, status: int, duration_s: float) -> None:
+    def _conclude(self, scope: Scope, method: str, record: RequestRecord, status: int, duration_s: float) -> None:
         route = getattr(scope.get("route"), "path", "unmatched")
         self._metrics.request_done(route, status, duration_s)
         logger.info(
             "id=%s method=%s route=%s status=%d ms=%.1f tokens=%d",
-            *(record.request_id, scope["method"], route, status, duration_s * 1000, record.num_tokens),
+            *(record.request_id, method, route, status, duration_s * 1000, record.num_tokens),
         )
 
 
@@ -120,11 +124,45 @@ class ApiKey:
         if scope["type"] == "http" and self._key is not None and self._guards(scope["path"]):
             headers = Headers(scope=scope)
             scheme, _, bearer = headers.get("authorization", "").partition(" ")
-            found = bearer.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
+            # A gateway may have put a token of its own into the one header.
+            found = [headers.get("x-api-key", ""), *([bearer.strip()] if scheme.lower() == "bearer" else [])]
             # Headers are read as Latin-1; back to the bytes that were sent.
-            if not hmac.compare_digest(found.encode("latin-1"), self._key):
+            if not any(hmac.compare_digest(each.encode("latin-1"), self._key) for each in found):
                 raise UnauthorizedError("expected the key as `Authorization: Bearer KEY` or `X-API-Key: KEY`")
         await self._app(scope, receive, send)
+
+
+class Arrivals:
+    """The bodies that are on their way."""
+
+    def __init__(self) -> None:
+        self._timeouts: set[asyncio.Timeout] = set()
+        self._is_aborted = False
+
+    async def wait(self, receive: Receive, until: float) -> Message:
+        """The next part of a body.
+
+        Raises:
+            TimeoutError: it is not there at `until`, by the loop's clock.
+            ClosedError: `abort` was called.
+        """
+        try:
+            async with asyncio.timeout_at(until) as timeout:
+                self._timeouts.add(timeout)
+                try:
+                    return await receive()
+                finally:
+                    self._timeouts.discard(timeout)
+        except TimeoutError:
+            if self._is_aborted:
+                raise ClosedError("the service shut down before the body arrived") from None
+            raise
+
+    def abort(self) -> None:
+        """Wait for none of them any longer. Called within the loop."""
+        self._is_aborted = True
+        for timeout in self._timeouts:
+            timeout.reschedule(asyncio.get_running_loop().time())
 
 
 class BodyLimit:
@@ -134,8 +172,9 @@ class BodyLimit:
     what is not much over the limit arrives, and is thrown away, before it is refused.
     """
 
-    def __init__(self, app: ASGIApp, max_bytes: int, timeout_s: float) -> None:
+    def __init__(self, app: ASGIApp, arrivals: Arrivals, max_bytes: int, timeout_s: float) -> None:
         self._app = app
+        self._arrivals = arrivals
         self._max_bytes = max_bytes
         self._timeout_s = timeout_s
 
@@ -153,8 +192,7 @@ class BodyLimit:
         async def receive_part() -> Message:
             nonlocal num_bytes, is_complete
             try:
-                async with asyncio.timeout_at(until):
-                    message = await receive()
+                message = await self._arrivals.wait(receive, until)
             except TimeoutError:
                 if max(declared, num_bytes) > self._max_bytes:
                     raise self._too_large() from None

@@ -105,6 +105,7 @@ class ServedModel:
             self._answer,
             batch_tokens=settings.batch_tokens,
             queue_tokens=settings.queue_tokens,
+            max_wait_s=settings.deadline_s,
             observer=metrics,
             on_death=self._die,
         )

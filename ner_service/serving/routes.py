@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from email.message import Message
 from typing import Annotated, Any, TypeVar
 
@@ -43,6 +43,8 @@ from ner_service.serving.settings import Settings
 
 T = TypeVar("T")
 
+Version = Annotated[str | None, Query(description="Refuse any other version.")]
+
 # A body of this size is parsed in some ten milliseconds; the loop has nothing longer to do.
 _LONG_BODY_BYTES = 256 * 1024
 # No real one is longer, and the library that reads it takes time that grows with the square of its length.
@@ -60,6 +62,7 @@ _FAULTS = {
     415: "The body is not `application/json`, or is compressed.",
     422: "A field is unknown, missing, of the wrong kind or out of range; `errors` says where.",
     429: "The queue is full; `Retry-After` says when it should have room.",
+    500: "An error on our side; the log has a line with the request's id.",
     503: "Not ready, or shutting down.",
     504: "The request waited to its deadline.",
 }
@@ -75,6 +78,8 @@ class Services:
     embedder: Embedder
     metrics: Metrics
     reads_images: bool
+    parses_long: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
+    """Whoever parses a long body: its value takes some 25 times the memory, so two are not made at once."""
 
 
 def build_router(services: Services) -> APIRouter:
@@ -153,15 +158,11 @@ def _add_task(router: APIRouter, services: Services, task: _Task) -> None:
         "openapi_extra": {"requestBody": {"content": {"application/json": {"schema": schema}}, "required": True}},
     }
 
-    async def with_default_model(request: Request) -> Response:
-        return await _answer(request, task, services.registry.default)
+    async def with_default_model(request: Request, version: Version = None) -> Response:
+        return await with_model(request, services.registry.default.manifest.name, version)
 
-    async def with_model(
-        request: Request,
-        name: str,
-        version: Annotated[str | None, Query(description="Refuse any other version.")] = None,
-    ) -> Response:
-        return await _answer(request, task, services.registry.get(name, version))
+    async def with_model(request: Request, name: str, version: Version = None) -> Response:
+        return await _answer(request, task, services, services.registry.get(name, version))
 
     for path, handler, name, which in (
         (f"/v1/{task.name}", with_default_model, task.name, "the default model"),
@@ -171,16 +172,16 @@ def _add_task(router: APIRouter, services: Services, task: _Task) -> None:
 
 
 def _add_models(router: APIRouter, services: Services) -> None:
-    @router.get("/v1/models", tags=["models"], responses=_responses(ModelList, 401))
+    @router.get("/v1/models", tags=["models"], responses=_responses(ModelList, 401, 500))
     async def list_models() -> Response:
         """List the models that are served."""
         models: ModelList = {"models": [_summary(model, services) for model in services.registry.models]}
         return _json(models)
 
-    @router.get("/v1/models/{name}", tags=["models"], responses=_responses(ModelCard, 401, 404))
-    async def show_model(name: str) -> Response:
+    @router.get("/v1/models/{name}", tags=["models"], responses=_responses(ModelCard, 401, 404, 500))
+    async def show_model(name: str, version: Version = None) -> Response:
         """Show a model's labels, limits, thresholds, calibration and measured scores."""
-        return _json(_card(services.registry.get(name), services))
+        return _json(_card(services.registry.get(name, version), services))
 
 
 def _add_health(router: APIRouter, services: Services) -> None:
@@ -202,28 +203,35 @@ def _add_health(router: APIRouter, services: Services) -> None:
             documented = _responses(HealthReply, 503)
             router.add_api_route(path, handler, tags=["health"], responses=documented, include_in_schema=shown)
 
-    @router.get("/metrics", tags=["health"], responses={200: {"content": {"text/plain": {}}}})
+    documented = {**_responses(str, 401), 200: {"content": {"text/plain": {}}}}
+
+    @router.get("/metrics", tags=["health"], responses=documented)
     async def metrics() -> Response:
         """Show the metrics, for Prometheus."""
         return Response(services.metrics.exposition(), media_type=CONTENT_TYPE)
 
 
-async def _answer(request: Request, task: _Task, model: ServedModel) -> Response:
+async def _answer(request: Request, task: _Task, services: Services, model: ServedModel) -> Response:
     model.recognizer.require_head(task.head)
     model.require_ready()
     _require_json(request)
+    model.batcher.check_room(1)  # before the body takes any
     body = await request.body()
     received_at = time.perf_counter()
-    answer = await _while_connected(request, task.work(model, await _parsed(body), received_at))
+    value = await _parsed(body, services.parses_long)
+    answer = await _while_connected(request, task.work(model, value, received_at))
     record = record_of(request.scope)
     record.num_tokens = answer.num_tokens
     record.timing_s.update(queue=answer.queue_s, infer=answer.inference_s)
     return Response(answer.body, media_type="application/json")
 
 
-async def _parsed(body: bytes) -> object:
-    """The value of a body; a long one is parsed in a thread, so that others are heard meanwhile."""
-    return parse_json(body) if len(body) <= _LONG_BODY_BYTES else await asyncio.to_thread(parse_json, body)
+async def _parsed(body: bytes, parses_long: asyncio.Semaphore) -> object:
+    """The value of a body; long ones are parsed one by one in a thread, so that others are heard meanwhile."""
+    if len(body) <= _LONG_BODY_BYTES:
+        return parse_json(body)
+    async with parses_long:
+        return await asyncio.to_thread(parse_json, body)
 
 
 def _require_json(request: Request) -> None:

@@ -229,7 +229,7 @@ class ExtractReply(TypedDict):
 
     model: ModelName
     offset_unit: OffsetUnit
-    results: list[OkResult | PageResult | ErrorResult]
+    results: list[PageResult | OkResult | ErrorResult]
     usage: Usage
     timing_ms: Timing
 

@@ -21,12 +21,15 @@ from ner_service.serving.app import build_app
 from ner_service.serving.batcher import ModelDiedError
 from ner_service.serving.images import ImageReader
 from ner_service.serving.metrics import Metrics
+from ner_service.serving.middleware import Arrivals
 from ner_service.serving.registry import Registry, ServedModel
-from ner_service.serving.settings import Settings, unknown_variables
+from ner_service.serving.settings import Settings, remarks
 
 logger = logging.getLogger(__name__)
 
 _ExceptionInfo = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
+
+_ENDING = (signal.SIGTERM, signal.SIGINT)
 
 # Longer than the 60 seconds of most proxies, or they send requests into connections that are just being closed.
 _KEEP_ALIVE_S = 75
@@ -42,9 +45,17 @@ _COLLECTED_OBJECTS = 100_000
 class Server(uvicorn.Server):
     """Uvicorn's server, which tells the models first that it shuts down."""
 
-    def __init__(self, config: uvicorn.Config, registry: Registry, images: ImageReader | None, grace_s: float) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        registry: Registry,
+        arrivals: Arrivals,
+        images: ImageReader | None,
+        grace_s: float,
+    ) -> None:
         super().__init__(config)
         self._registry = registry
+        self._arrivals = arrivals
         self._images = images
         self._grace_s = grace_s
 
@@ -56,6 +67,7 @@ class Server(uvicorn.Server):
         timer.cancel()
 
     def _abort(self) -> None:
+        self._arrivals.abort()
         self._registry.abort()
         if self._images is not None:
             self._images.abort()
@@ -108,7 +120,10 @@ def serve(settings: Settings, load: Callable[[Settings, Metrics, OnDeath], Serve
         ModelDiedError: the model's thread died, or the self-test failed; the process should end with an error.
     """
     _log_to_stderr()
-    for remark in unknown_variables():
+    # The first process of a container is deaf to a signal that it does not handle.
+    for number in _ENDING:
+        signal.signal(number, lambda *_: sys.exit(0))
+    for remark in remarks():
         logger.warning("%s", remark)
     model_died = False
 
@@ -120,21 +135,25 @@ def serve(settings: Settings, load: Callable[[Settings, Metrics, OnDeath], Serve
     metrics = Metrics()
     images = load_images(settings, metrics, on_death)
     registry = Registry(load(settings, metrics, on_death))
+    arrivals = Arrivals()
     config = uvicorn.Config(
-        build_app(settings, registry, metrics, images),
+        build_app(settings, registry, metrics, images, arrivals),
         host=settings.host,
         port=settings.port,
+        # The other one drops the body of a request that offers an upgrade to HTTP/2, as Java's client does.
+        http="h11",
+        ws="none",
         access_log=False,
         log_config=None,
         server_header=False,
         timeout_keep_alive=_KEEP_ALIVE_S,
         timeout_graceful_shutdown=math.ceil(settings.grace_s) + _LAST_REPLIES_S,
     )
-    server = Server(config, registry, images, settings.grace_s)
+    server = Server(config, registry, arrivals, images, settings.grace_s)
     listener = _listen(settings.host, settings.port)
-    # Uvicorn raises the signal again when it is done; a drained server has done what it was asked to and ends with 0.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)
+    # Uvicorn handles them itself while it runs, and raises them again when it is done: then nothing is left to end.
+    for number in _ENDING:
+        signal.signal(number, server.handle_exit)
     # What stands by now stays. A long body makes so many lists that the collector would walk them over and over.
     gc.freeze()
     gc.set_threshold(_COLLECTED_OBJECTS)
@@ -148,8 +167,9 @@ def serve(settings: Settings, load: Callable[[Settings, Metrics, OnDeath], Serve
 
 
 def _listen(host: str, port: int) -> socket.socket:
+    family, is_dual = (socket.AF_INET6, host == "::") if ":" in host else (socket.AF_INET, False)
     try:
-        listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+        listener = socket.create_server((host, port), family=family, dualstack_ipv6=is_dual)
     except OSError as error:
         raise ConfigError(f"NER_HOST, NER_PORT: cannot listen on {host}, port {port}: {error.strerror}") from None
     logger.info("listening on %s, port %d", host, listener.getsockname()[1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -60,7 +61,12 @@ class Rig:
     """A batcher with everything around it."""
 
     def __init__(
-        self, *, batch_tokens: int = 10, queue_tokens: int = 100, run: Callable[..., Any] | None = None
+        self,
+        *,
+        batch_tokens: int = 10,
+        queue_tokens: int = 100,
+        max_wait_s: float = math.inf,
+        run: Callable[..., Any] | None = None,
     ) -> None:
         self.model, self.log, self.deaths = Model(), Log(), threading.Semaphore(0)
         self.batcher: Batcher[int, int] = Batcher(
@@ -69,6 +75,7 @@ class Rig:
             queue_tokens=queue_tokens,
             observer=self.log,
             on_death=self.deaths.release,
+            max_wait_s=max_wait_s,
             clock=lambda: self.model.now,
         )
 

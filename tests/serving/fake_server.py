@@ -1,11 +1,13 @@
 """The service as a process, around the fake recogniser.
 
 A text with an hourglass waits for a line on standard input; one with the sign of infinity is computed without an end.
+A model named `slow` is loaded for two minutes.
 """
 
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Sequence
 
 import torch
@@ -34,6 +36,9 @@ class SlowRecognizer(FakeRecognizer):
 
 
 def load(settings: Settings, metrics: Metrics, on_death: OnDeath) -> ServedModel:
+    if settings.model.name == "slow":
+        print("loading", flush=True)
+        time.sleep(120)
     return ServedModel(SlowRecognizer(), settings=settings, metrics=metrics, on_death=on_death)
 
 

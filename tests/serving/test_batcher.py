@@ -85,6 +85,28 @@ def test_retry_after_is_what_waits_over_the_measured_rate() -> None:
     rig.batcher.close()
 
 
+@pytest.mark.parametrize(("max_wait_s", "told_s"), [(30.0, 1.5), (1.0, 1.0)])
+def test_light_batches_tell_little_of_the_rate(max_wait_s: float, told_s: float) -> None:
+    """Nine of one token and then one of 1,009, a second each: 120 wait for 1.2 seconds and more, not for 120."""
+    rig = Rig(batch_tokens=2000, queue_tokens=200, max_wait_s=max_wait_s)
+    rig.batcher.start()
+    for number in range(9):
+        answers(rig.submit(number, length=1))
+    answers(rig.submit(1, length=1009))
+    rig.model.gate.clear()
+    rig.model.entered.clear()
+    running = rig.submit(1, length=1)
+    assert rig.model.entered.wait(60)
+    rig.submit(2, length=120)
+    with pytest.raises(QueueFullError) as refusal:
+        rig.submit(3, length=120)
+    assert refusal.value.retry_after_s == pytest.approx(min(120 / (1 + 0.2 * 1008), max_wait_s))
+    assert refusal.value.retry_after_s <= told_s
+    rig.model.gate.set()
+    assert answers(running) == [2]
+    rig.batcher.close()
+
+
 def test_waiting_and_working_are_told() -> None:
     rig = Rig(batch_tokens=1)
     rig.submit(1)

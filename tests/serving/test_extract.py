@@ -142,7 +142,7 @@ def test_every_text_gets_its_own_answer(service: Service, texts: list[str], unit
 
 
 def test_the_named_route_answers_like_the_default_one(service: Service) -> None:
-    for path in ("/v1/models/tiny/extract", "/v1/models/tiny/extract?version=7"):
+    for path in ("/v1/models/tiny/extract", "/v1/models/tiny/extract?version=7", "/v1/extract?version=7"):
         reply = service.post(path, {"inputs": "Ada"})
         assert spans(reply.json()["results"][0]) == [(0, 3, "NAME")]
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from ner_service.serving.middleware import BodyLimit
+from ner_service.serving.batcher import ClosedError
+from ner_service.serving.middleware import Arrivals, BodyLimit
 from ner_service.serving.problems import BodyTimeoutError, TooLargeError
 from tests.serving.conftest import Serve, Service
 from tests.serving.test_problems import check_problem
@@ -70,10 +71,29 @@ def test_a_missing_or_wrong_key_is_401(serve: Serve, headers: dict[str, Any]) ->
 
 def test_the_key_opens_and_health_and_pages_need_none(serve: Serve) -> None:
     with serve(api_key="schlüssel") as service:
-        for headers in ({"Authorization": "bearer schlüssel".encode()}, {"X-API-Key": "schlüssel".encode()}):
+        own = {"X-API-Key": "schlüssel".encode()}
+        gateway = [own | {"Authorization": value} for value in (b"Bearer another", b"Basic eDp5")]
+        wrong = {"Authorization": "Bearer schlüssel".encode(), "X-API-Key": b"wrong"}
+        for headers in ({"Authorization": "bearer schlüssel".encode()}, own, *gateway, wrong):
             assert service.client.get("/v1/models", headers=headers).status_code == 200
         for path in ("/health/live", "/readyz", "/", "/docs", "/openapi.json", "/page/page.js"):
             assert service.client.get(path).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/health/live", "/readyz", "/", "/docs", "/openapi.json", "/v1/models", "/metrics"])
+def test_what_is_got_has_a_head(service: Service, path: str, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "ner_service.access"):
+        assert service.client.head(path).status_code == 200
+    assert f"method=HEAD route={path} status=200" in caplog.text
+    assert service.client.head("/v1/extract").headers["allow"] == "POST"
+
+
+def test_every_reason_is_counted_from_the_start(service: Service) -> None:
+    metrics = service.client.get("/metrics").text
+    for reason in ("inference_failed", "queue_full", "internal_error", "unauthorized", "invalid_image"):
+        assert f'ner_rejected_total{{reason="{reason}"}} 0.0' in metrics
+    for stage in ("queue", "inference"):
+        assert f'ner_cancelled_total{{stage="{stage}"}} 0.0' in metrics
 
 
 def test_every_route_has_its_name_in_the_metrics(service: Service) -> None:
@@ -125,7 +145,7 @@ def test_how_much_of_a_large_body_arrives(headers: list[tuple[bytes, bytes]], nu
         received += 1
         return {"type": "http.request", "body": b"a", "more_body": received < num_sent}
 
-    limited = BodyLimit(read, max_bytes=10, timeout_s=5)
+    limited = BodyLimit(read, Arrivals(), max_bytes=10, timeout_s=5)
     with pytest.raises(TooLargeError, match="larger than 10 bytes"):
         asyncio.run(limited({"type": "http", "headers": headers}, receive, None))  # type: ignore[arg-type]
     assert received == num_read
@@ -144,7 +164,7 @@ def test_a_body_that_does_not_end_in_time_is_408(serve: Serve) -> None:
                 return messages.pop()
             await asyncio.Event().wait()
 
-        limited = BodyLimit(read, max_bytes=10, timeout_s=0.01)
+        limited = BodyLimit(read, Arrivals(), max_bytes=10, timeout_s=0.01)
         await limited({"type": "http", "headers": []}, receive, None)  # type: ignore[arg-type]
 
     with pytest.raises(BodyTimeoutError, match=r"within 0\.01 seconds"):
@@ -165,7 +185,20 @@ def test_waiting_for_the_client_to_go_is_no_part_of_the_body() -> None:
             await asyncio.sleep(0.02)
             return {"type": "http.disconnect"}
 
-        limited = BodyLimit(linger, max_bytes=10, timeout_s=0.001)
+        limited = BodyLimit(linger, Arrivals(), max_bytes=10, timeout_s=0.001)
         await limited({"type": "http", "headers": []}, receive, None)  # type: ignore[arg-type]
 
     asyncio.run(go_late())
+
+
+def test_an_abort_ends_the_wait_for_every_body() -> None:
+    async def abort() -> None:
+        arrivals = Arrivals()
+        loop = asyncio.get_running_loop()
+        waiting = [asyncio.create_task(arrivals.wait(asyncio.Event().wait, loop.time() + 60)) for _ in range(2)]  # type: ignore[arg-type]
+        await asyncio.sleep(0)
+        arrivals.abort()
+        for found in await asyncio.gather(*waiting, return_exceptions=True):
+            assert isinstance(found, ClosedError)
+
+    asyncio.run(abort())

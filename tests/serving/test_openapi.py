@@ -45,6 +45,16 @@ def test_faults_are_problems_and_answers_are_not() -> None:
     assert all(list(responses[status]["content"]) == ["application/problem+json"] for status in ("400", "429", "503"))
 
 
+def test_who_needs_the_key_is_told() -> None:
+    document = json.loads(openapi())
+    for path, operations in document["paths"].items():
+        for operation in operations.values():
+            asks = path.startswith("/v1/") or path == "/metrics"
+            assert ("401" in operation["responses"]) == asks == ("security" in operation)
+            assert set().union(*operation.get("security", [])) <= document["components"]["securitySchemes"].keys()
+    assert "HTTPValidationError" not in openapi()
+
+
 def test_replies_are_what_the_document_says(service: Service) -> None:
     body = {"inputs": ["Ada Lovelace", {"id": "x", "text": "☠"}]}
     for kind, path in ((ModelList, "/v1/models"), (ModelCard, "/v1/models/tiny")):

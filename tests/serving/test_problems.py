@@ -139,13 +139,20 @@ def test_json_by_another_name_is_json(service: Service, kind: str) -> None:
 
 
 def test_what_is_not_there_is_404(service: Service) -> None:
-    for method, path in (("GET", "/nothing"), ("GET", "/page/nothing.js"), ("GET", "/page/../app.py")):
+    for method, path in (
+        ("GET", "/nothing"),
+        ("GET", "/page/nothing.js"),
+        ("GET", "/page/../app.py"),
+        ("POST", "/v1/extract/"),
+    ):
         check_problem(service.client.request(method, path), 404, "not_found")
     problem = check_problem(service.client.get("/v1/models/huge"), 404, "not_found")
     assert "tiny" in problem["detail"]
     check_problem(service.post("/v1/models/huge/extract", {"inputs": "a"}), 404, "not_found")
-    problem = check_problem(service.post("/v1/models/tiny/extract?version=8", {"inputs": "a"}), 404, "not_found")
-    assert "7" in problem["detail"]
+    check_problem(service.client.get("/v1/models/tiny?version=8"), 404, "not_found")
+    for path in ("/v1/models/tiny/extract", "/v1/extract"):
+        problem = check_problem(service.post(f"{path}?version=8", {"inputs": "a"}), 404, "not_found")
+        assert "7" in problem["detail"]
 
 
 def test_another_method_is_405(service: Service) -> None:

@@ -69,6 +69,37 @@ def test_a_model_in_the_midst_of_computing_does_not_keep_the_process(start: Star
         assert (code, "terminate" in log) == (0, False)
 
 
+def test_a_signal_that_comes_while_the_model_loads_ends_the_process() -> None:
+    environment = {**os.environ, "NER_MODEL": "slow", "NER_PORT": "0"}
+    with subprocess.Popen(FAKE, env=environment, text=True, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "loading\n"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+
+
+def test_a_body_that_is_still_arriving_at_the_end_of_the_grace_is_503(start: Start) -> None:
+    with start(NER_GRACE_S="0.5") as process, socket.create_connection(("127.0.0.1", process.port)) as client:
+        head = b"POST /v1/extract HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 50\r\n\r\n"
+        client.sendall(head + b'{"i')
+        until(lambda: b'route="/health/ready"' in process.request("GET", "/metrics")[1])
+        process.popen.send_signal(signal.SIGTERM)
+        reply = b"".join(iter(lambda: client.recv(4096), b""))
+        assert reply.startswith(b"HTTP/1.1 503")
+        assert b"urn:ner-service:shutting_down" in reply
+        code, log = process.end()
+        assert (code, "Traceback" in log) == (0, False)
+
+
+def test_the_body_of_a_request_that_offers_an_upgrade_is_read(start: Start) -> None:
+    """As Java's own client offers HTTP/2 with each request."""
+    offer = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQ\r\n"
+    head = b"POST /v1/extract HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 17\r\n"
+    with start() as process, socket.create_connection(("127.0.0.1", process.port)) as client:
+        client.sendall(head + offer + b'\r\n{"inputs": "Ada"}')
+        assert client.recv(4096).startswith(b"HTTP/1.1 200")
+
+
 def test_a_client_that_is_killed_frees_the_queue(start: Start) -> None:
     with start() as process, ThreadPoolExecutor() as threads:
         running = threads.submit(process.extract, "⏳ Ada")

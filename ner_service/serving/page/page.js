@@ -25,6 +25,7 @@ const EITHER = "Words and boxes of your own may have an image to lie under them.
 let readsImages = false;
 let hues = new Map();
 let latest = 0;
+let request = new AbortController();
 
 function hueOf(label) {
   if (!hues.has(label)) hues.set(label, (35 + hues.size * 137.508) % 360);
@@ -96,11 +97,14 @@ async function showModel() {
 async function run() {
   latest += 1;
   const mine = latest;
+  request.abort();
+  request = new AbortController();
+  const { signal } = request;
   try {
     const body = await requestBody();
     if (!body || mine !== latest) return;
     $("run").disabled = true;
-    const reply = await ask("/v1/extract", { method: "POST", body: JSON.stringify(body) });
+    const reply = await ask("/v1/extract", { method: "POST", body: JSON.stringify(body), signal });
     if (mine !== latest) return;
     showProblem(reply.results[0].error?.detail ?? "");
     await showAnswer(body, reply);
