@@ -284,23 +284,25 @@ def tables(rows: Sequence[Row], speed_rows: Sequence[SpeedRow]) -> Iterator[str]
 
 
 def rates_table(rows: Sequence[Row]) -> Iterator[str]:
-    """F1 on the tenth at each learning rate."""
-    yield "| encoder | " + " | ".join(f"F1 on the tenth at {rate:g}" for rate in RATES) + " |"
-    yield "|---|" + "---|" * len(RATES)
+    """F1 on the tenth at each learning rate that was tried, also those of before `RATES` were settled."""
+    rates = sorted({rate for name in ENCODERS for rate in tried(rows, name)})
+    yield "| encoder | " + " | ".join(f"F1 on the tenth at {rate:g}" for rate in rates) + " |"
+    yield "|---|" + "---|" * len(rates)
     for name in ENCODERS:
         scores = tried(rows, name)
         if scores:
-            yield f"| {name} | " + " | ".join(f"{scores[rate]:.4f}" if rate in scores else "" for rate in RATES) + " |"
+            yield f"| {name} | " + " | ".join(f"{scores[rate]:.4f}" if rate in scores else "" for rate in rates) + " |"
 
 
 def f1_table(rows: Sequence[Row]) -> Iterator[str]:
-    """F1 of every data set on dev, with training time as a ratio to RoFormer's."""
+    """F1 of every data set on dev at each encoder's rate, with training time as a ratio to RoFormer's."""
+    rows = [row for row in rows if row.held_out == "dev" and row.lr == rate_of(rows, row.encoder)]
     yield "| data | encoder | learning rate | F1, mean (standard deviation) of seeds | against RoFormer | time |"
     yield "|---|---|---|---|---|---|"
     for data in EPOCHS:
-        attending = [row for row in rows if (row.data, row.encoder, row.held_out) == (data, ROFORMER, "dev")]
+        attending = [row for row in rows if (row.data, row.encoder) == (data, ROFORMER)]
         for name in ENCODERS:
-            own = [row for row in rows if (row.data, row.encoder, row.held_out) == (data, name, "dev")]
+            own = [row for row in rows if (row.data, row.encoder) == (data, name)]
             if not own or not attending:
                 continue
             f1 = [row.f1 for row in own]

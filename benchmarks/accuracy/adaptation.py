@@ -15,6 +15,7 @@ After so many minutes the command ends, and goes on where it was when it is call
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import time
@@ -34,6 +35,7 @@ from benchmarks.machine import where
 from benchmarks.processes import ROOT, run_module
 from benchmarks.rows import append_row, read_rows
 from ner_service.bundle import read_manifest
+from ner_service.bundle.manifest import MANIFEST
 from ner_service.errors import ConfigError
 from ner_service.terminal import refusals
 from training.assembly import accelerator_of, new_state
@@ -53,7 +55,8 @@ FINE_TUNE_EPOCHS = 5
 class Row:
     """A point of the curve: what all objectives have read, and what was measured; `masked_accuracy` needs its head.
 
-    `fingerprint` is that of the run, None where it was not written down. The first runs' F1 is on CLUENER's dev.
+    `fingerprint` is that of the run and what it starts from, None where it was not written down. The first runs' F1 is
+    on CLUENER's dev.
     """
 
     name: str
@@ -142,6 +145,12 @@ def masked_accuracy(objective: MaskedLanguageModelObjective) -> float:
     return float(torch.cat(named).float().mean())
 
 
+def fingerprint_of(setup: Setup, student: Path) -> str:
+    """The run's own, which knows where it starts by its name alone, and the digests of what stands there."""
+    start = (student / MANIFEST).read_text(encoding="utf-8")
+    return hashlib.sha256(f"{setup.fingerprint()} {start}".encode()).hexdigest()
+
+
 def check_name(name: str, fingerprint: str, rows: Sequence[Row]) -> None:
     """Refuse a name under which another run has rows.
 
@@ -211,7 +220,8 @@ def run_all(
     )
     setup = prepare(load_run(RECIPE, settings), RECIPE.parent, RECIPE.parent)
     rows = read_rows(Row, RESULTS)
-    check_name(name, setup.fingerprint(), rows)
+    fingerprint = fingerprint_of(setup, student)
+    check_name(name, fingerprint, rows)
     folder = state / name
     folder.mkdir(parents=True, exist_ok=True)
     adapt(setup, folder, until_s)
@@ -219,7 +229,7 @@ def run_all(
     for point in sorted(folder.glob("epoch-*")):
         waits = (name, read_manifest(point).metrics["epoch"]) not in done
         if waits and time.monotonic() < until_s:
-            row = measure(point, name, setup.fingerprint(), tuple(own), data, folder)
+            row = measure(point, name, fingerprint, tuple(own), data, folder)
             append_row(RESULTS, row)
             print(f"{name}, epoch {row.epoch}: F1 {row.f1:.4f}", flush=True)
 

@@ -17,7 +17,8 @@ _HEAD_BYTES = 1 << 20
 _BYTE_ORDER_MARKS = "\xef\xbb\xbf\xfe\xff"
 _ALTO = re.compile(r"<(\w+:)?alto\b", re.IGNORECASE)
 _SUFFIXES = (*alto.SUFFIXES, *funsd.SUFFIXES, *hocr.SUFFIXES)
-_FORM = re.compile(r'\{\s*"form"\s*:')
+_FORM = re.compile(r'\{\s*("form"\s*:|("[^"\\]*"\s*:\s*("[^"\\]*"|[-\d.]+)\s*,\s*)+"form"\s*:\s*\[\s*\{)')
+"""Its list of items, behind names and numbers at most."""
 
 
 def detect(path: Path) -> str:
@@ -74,7 +75,7 @@ def _json_format(line: Line) -> str:
         record = json.loads(line.text)
     except (ValueError, RecursionError):
         return "jsonl"
-    if "form" in record:
+    if "form" in record and "text" not in record:
         return "funsd"
     if "label" in record and "entities" not in record:
         return "cluener"

@@ -23,7 +23,7 @@ from ner_service.types import Box, Page, PageOrder
 
 BLOCK_GAP = 0.5
 COLUMN_GAP = 1.5
-"""In median heights of a box: about where the fewest mentions of forms and receipts are torn apart."""
+"""In median heights of a box: among the values where few mentions of forms and receipts are torn apart."""
 
 MAX_BLOCKS = 500
 """What has been cut so often is no page: the rest is read line by line, so that none takes minutes."""

@@ -204,16 +204,20 @@ def test_memory_of_a_pass_is_that_of_its_largest_tensors() -> None:
 
 
 def test_the_table_of_rates_says_what_was_tried() -> None:
-    lines = list(rates_table([*tried("fnet", (0.25, 0.5)), row(DATA, "gmlp", 0, 0.5)]))
-    assert lines[0] == "| encoder | F1 on the tenth at 0.0005 | F1 on the tenth at 0.001 | F1 on the tenth at 0.002 |"
-    assert lines[2:] == ["| fnet | 0.2500 | 0.5000 |  |"]
+    rows = [*tried("fnet", (0.25, 0.5)), row(DATA, "gmlp", 0, 0.5)]
+    early = replace(rows[0], encoder="gmlp", lr=2.5e-4, f1=0.125)
+    lines = list(rates_table([*rows, early]))
+    head = " | ".join(f"F1 on the tenth at {rate}" for rate in ("0.00025", "0.0005", "0.001"))
+    assert lines[0] == f"| encoder | {head} |"
+    assert lines[2:] == ["| gmlp | 0.1250 |  |  |", "| fnet |  | 0.2500 | 0.5000 |"]
 
 
 def test_the_table_of_f1_says_rate_mean_spread_gain_and_time() -> None:
     rows = [row("cmeee", ROFORMER, seed, 0.5 + seed / 100) for seed in SEEDS]
     rows += [row("cmeee", "gmlp", seed, 0.48 + seed / 100, cpu_s=150.0) for seed in SEEDS]
     rows.append(row("cluener", "gmlp", 0, 0.4))  # nothing to compare with
-    rows += tried(ROFORMER, (0.9, 0.9, 0.9))  # not on dev
+    rows += [*tried(ROFORMER, (0.9, 0.9, 0.9)), *tried("gmlp", (0.9, 0.8, 0.7))]  # not on dev
+    rows.append(replace(rows[3], lr=1e-3, f1=0.9))  # not at its rate
     assert list(f1_table(rows))[2:] == [
         "| cmeee | roformer | 0.0005 | 0.5100 (0.0100) of 3 | +0.0000 | 1.00 |",
         "| cmeee | gmlp | 0.0005 | 0.4900 (0.0100) of 3 | -0.0200 | 1.50 |",

@@ -118,9 +118,13 @@ def test_entities_are_refused(tmp_path: Path, declaration: str) -> None:
         read(tmp_path, content, "alto")
 
 
-def test_a_document_type_alone_is_none(tmp_path: Path) -> None:
-    content = alto(page()).replace("<alto", '<!DOCTYPE alto SYSTEM "gone.dtd">\n<alto')
-    assert len(read(tmp_path, content)) == 1
+@pytest.mark.parametrize("kind", ['SYSTEM "gone.dtd"', 'PUBLIC "-//x" "gone.dtd"'])
+def test_a_document_type_that_stands_elsewhere_is_refused(tmp_path: Path, kind: str) -> None:
+    """What it may declare would be left out of words: `caf&eacute;` would be read as `caf`."""
+    content = alto(page()).replace("<alto", f"<!DOCTYPE alto {kind}>\n<alto")
+    with pytest.raises(DataError, match=r"scan\.xml:2: found a document type that stands elsewhere, 'gone.dtd'"):
+        read(tmp_path, content, "alto")
+    assert len(read(tmp_path, alto(page()).replace("<alto", "<!DOCTYPE alto>\n<alto"))) == 1
 
 
 def test_no_alto_and_no_hocr_is_refused(tmp_path: Path) -> None:

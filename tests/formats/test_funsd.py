@@ -51,12 +51,21 @@ def test_a_folder_is_read_by_name(tmp_path: Path) -> None:
     assert [document.id for document in read_documents(tmp_path)] == ["a", "b", "c"]
 
 
-@pytest.mark.parametrize("begin", ['{"form": [', '{ "form" :\n[', '\n{\n\n"form": ['])
+@pytest.mark.parametrize(
+    "begin", ['{"form": [', '{ "form" :\n[', '\n{\n\n"form": [', '{\n "img": "a.png",\n "width": 7,\n "form": [']
+)
 def test_a_form_is_told_by_how_it_begins(tmp_path: Path, begin: str) -> None:
     path = tmp_path / "a.json"
     path.write_text(f"{begin}\n{json.dumps(FORM[0])}\n]}}\n", encoding="utf-8")
     [document] = read_documents(path)
     assert document.text == "Name:"
+
+
+def test_a_line_of_json_that_has_a_form_is_none(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "Ada", "entities": [], "form": "short"}\n', encoding="utf-8")
+    [document] = read_documents(path)
+    assert (document.text, document.page) == ("Ada", None)
 
 
 @pytest.mark.parametrize(

@@ -146,6 +146,27 @@ def test_layers_that_the_configuration_knows_nothing_of_are_refused(tiny_bundle:
         load_checkpoint(str(folder))
 
 
+def test_weights_of_a_kind_that_the_model_leaves_out_are_refused(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    """As those of relative positions, which transformers no longer reads; the same words of the configuration."""
+    folder = save(bert(tiny_bundle), tiny_bundle, tmp_path / "checkpoint")
+    extra = "encoder.layer.0.attention.self.distance_embedding.weight"
+    weights = load_file(folder / "model.safetensors")
+    save_file({**weights, "bert.embeddings.position_ids": torch.arange(4)}, folder / "model.safetensors")
+    load_checkpoint(str(folder))
+    save_file({**weights, extra: torch.zeros(3, 4)}, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ConfigError, match=f"has 1 weights, '{extra}' first"):
+        load_checkpoint(str(folder))
+
+
+@pytest.mark.parametrize(("key", "value"), [("position_embedding_type", "relative_key_query"), ("is_decoder", True)])
+def test_an_encoder_of_another_kind_is_refused(key: str, value: object, tiny_bundle: Bundle, tmp_path: Path) -> None:
+    folder = save(bert(tiny_bundle), tiny_bundle, tmp_path / "checkpoint")
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    (folder / "config.json").write_text(json.dumps({**config, key: value}), encoding="utf-8")
+    with pytest.raises(ConfigError, match=f"{key}: found {str(value).lower() if value is True else repr(value)}"):
+        load_checkpoint(str(folder))
+
+
 def test_a_pooler_and_the_head_of_another_task_are_none_of_ours(tiny_bundle: Bundle, tmp_path: Path) -> None:
     folder = save(bert(tiny_bundle), tiny_bundle, tmp_path / "checkpoint")
     rename_weights(folder, lambda name: name.replace("pooler.dense", "classifier"))
@@ -198,6 +219,12 @@ def test_an_activation_that_we_do_not_have_is_refused(tiny_bundle: Bundle, tmp_p
 
 def test_a_weight_without_a_place_is_refused(tiny_bundle: Bundle) -> None:
     weights = roformer(tiny_bundle).state_dict()
-    for name in ("pooler.dense.weight", "encoder.layer.0.extra.weight"):
+    for name in ("pooler.dense.weight", "encoder.layer.0.extra.weight", "encoder.layer.0.attention.self.extra.weight"):
         with pytest.raises(ConfigError, match=f"found weight '{name}'"):
             roformer_weights({**weights, name: torch.zeros(1)})
+
+
+def test_an_encoder_without_layers_is_one(tiny_bundle: Bundle) -> None:
+    weights = roformer_weights(roformer(tiny_bundle, num_hidden_layers=0).state_dict())
+    assert {name.split(".")[0] for name in weights} >= {"token_embedding", "type_embedding", "embedding_norm"}
+    assert not any(name.startswith("layers.") for name in weights)

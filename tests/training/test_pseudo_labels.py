@@ -51,6 +51,28 @@ def test_labels_in_doubt_are_left_open_and_sure_spans_kept(tiny_recognizer: Reco
     assert 0 < left_open < sum(document is not None for document in made)
 
 
+def test_of_one_label_the_outermost_are_kept(tiny_recognizer: Recognizer) -> None:
+    """Those of different labels may lie in each other; nothing else of a document changes."""
+    whole = list(pseudo_label(tiny_recognizer, SHORT, 0.6))
+    left_out = of_another_label = 0
+    for all_of_it, outer in zip(whole, pseudo_label(tiny_recognizer, SHORT, 0.6, outermost=True), strict=True):
+        if all_of_it is None or outer is None:
+            assert all_of_it is outer
+            continue
+        assert (outer.text, outer.annotated) == (all_of_it.text, all_of_it.annotated)
+        for entity in all_of_it.entities:
+            inside = {
+                other.label
+                for other in all_of_it.entities
+                if other is not entity and other.start <= entity.start and entity.end <= other.end
+            }
+            assert (entity in outer.entities) == (entity.label not in inside)
+            left_out += entity.label in inside
+            of_another_label += bool(inside - {entity.label}) and entity.label not in inside
+    assert left_out > 3
+    assert of_another_label
+
+
 def test_sentences_are_read_in_blocks(tiny_recognizer: Recognizer, monkeypatch: pytest.MonkeyPatch) -> None:
     """However they are cut, and only as far as they are needed."""
     whole = list(pseudo_label(tiny_recognizer, SHORT, 0.75))

@@ -33,7 +33,8 @@ EMBEDDING_NAMES = {
     "embeddings_project.weight": "embedding_projection.weight",
     "embeddings_project.bias": "embedding_projection.bias",
 }
-NOT_WEIGHTS = ("embed_positions.weight",)
+QUERY_KEY_VALUE = tuple(f"attention.self.{part}" for part in ("query", "key", "value"))
+NOT_WEIGHTS = ("embed_positions.weight", "position_ids")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +58,7 @@ def load_checkpoint(name: str, wanted_by: str = "model.start_from") -> ForeignEn
         fast = AutoTokenizer.from_pretrained(name)
     except Exception as error:  # on damaged files the libraries below transformers raise what they like
         raise ConfigError(f"{wanted_by}: {name!r} is neither a bundle nor a checkpoint at hand: {error}") from error
+    _check_kind(foreign, f"{wanted_by}: {name!r}")
     _check_weights(model.state_dict(), loading["missing_keys"], loading["unexpected_keys"], f"{wanted_by}: {name!r}")
     if not fast.is_fast:
         raise ConfigError(f"{wanted_by}: the tokenizer of {name!r} has no fast form; expected a tokenizer.json")
@@ -85,8 +87,21 @@ def load_checkpoint(name: str, wanted_by: str = "model.start_from") -> ForeignEn
     )
 
 
+def _check_kind(foreign: PretrainedConfig, where: str) -> None:
+    """Refuse what transformers passes over or does for a decoder alone.
+
+    Raises:
+        ConfigError: names the key of config.json.
+    """
+    positions = getattr(foreign, "position_embedding_type", None) or "absolute"
+    if positions.startswith("relative_key"):
+        raise ConfigError(f"{where}: position_embedding_type: found {positions!r}, expected 'absolute'")
+    if getattr(foreign, "is_decoder", False):
+        raise ConfigError(f"{where}: is_decoder: found true, expected an encoder, which reads both ways")
+
+
 def _check_weights(own: Iterable[str], missing: Iterable[str], unexpected: Iterable[str], where: str) -> None:
-    """Refuse what transformers would fill with random numbers, or leave out of a stack of layers.
+    """Refuse what transformers would fill with random numbers, or leave out of embeddings and layers.
 
     Heads of other tasks are left out as they should be, and a pooler is used by none of ours.
 
@@ -97,7 +112,12 @@ def _check_weights(own: Iterable[str], missing: Iterable[str], unexpected: Itera
     if lacking:
         raise ConfigError(f"{where} lacks {len(lacking)} weights, {lacking[0]!r} first, expected all of its encoder's")
     kinds = {re.sub(r"\d+", "*", key) for key in own}
-    superfluous = sorted(key for key in unexpected if re.sub(r"\d+", "*", key) in kinds)
+    rooms = tuple({f"{key.split('.')[0]}." for key in own})
+    superfluous = sorted(
+        key
+        for key in unexpected
+        if re.sub(r"\d+", "*", key) in kinds or (key.startswith(rooms) and not key.endswith(NOT_WEIGHTS))
+    )
     if superfluous:
         raise ConfigError(
             f"{where} has {len(superfluous)} weights, {superfluous[0]!r} first, that its config.json leaves no place "
@@ -144,15 +164,13 @@ def roformer_weights(foreign: dict[str, Tensor]) -> dict[str, Tensor]:
             stem, kind = part.rsplit(".", 1)
             if stem in LAYER_NAMES:
                 weights[f"layers.{index}.{LAYER_NAMES[stem]}.{kind}"] = tensor
-            elif not stem.startswith("attention.self."):
+            elif stem not in QUERY_KEY_VALUE:
                 raise ConfigError(f"found weight {name!r}, expected those of RoFormerModel")
         elif not name.endswith(NOT_WEIGHTS):
             raise ConfigError(f"found weight {name!r}, expected those of RoFormerModel")
-    num_layers = 1 + max(int(name.split(".")[2]) for name in foreign if name.startswith("encoder.layer."))
+    num_layers = 1 + max((int(name.split(".")[2]) for name in foreign if name.startswith("encoder.layer.")), default=-1)
     for layer in range(num_layers):
         for kind in ("weight", "bias"):
-            parts = [
-                foreign[f"encoder.layer.{layer}.attention.self.{part}.{kind}"] for part in ("query", "key", "value")
-            ]
+            parts = [foreign[f"encoder.layer.{layer}.{part}.{kind}"] for part in QUERY_KEY_VALUE]
             weights[f"layers.{layer}.attention.query_key_value.{kind}"] = torch.cat(parts)
     return weights

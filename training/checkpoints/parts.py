@@ -40,7 +40,7 @@ def num_layers(foreign: ForeignEncoder) -> int:
     """How many layers it has."""
     names = _names(foreign)
     rest = (name.removeprefix(names.layers) for name in foreign.weights if name.startswith(names.layers))
-    return 1 + max(int(name.split(".")[0]) for name in rest)
+    return 1 + max((int(name.split(".")[0]) for name in rest), default=-1)
 
 
 def num_rows(foreign: ForeignEncoder) -> int:

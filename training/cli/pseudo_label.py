@@ -48,6 +48,9 @@ def pseudo_label(
     texts: Annotated[list[Path], typer.Argument(help="Files of raw text, a paragraph a line.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="JSON Lines with the sentences that have an entity.")],
     sure: Annotated[float, typer.Option(min=0.5, max=1.0, help="Probability that an entity must exceed.")] = 0.75,
+    outermost: Annotated[
+        bool, typer.Option("--outermost", help="Leave out an entity inside another of its label.")
+    ] = False,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
@@ -57,7 +60,7 @@ def pseudo_label(
         recognizer = Recognizer.load(bundle, device)
         found = dict.fromkeys(own for path in texts for line in paragraphs(path) for own in sentences(line))
         tally = Tally()
-        documents = list(_labelled(recognizer, list(found), sure, tally))
+        documents = list(_labelled(recognizer, list(found), sure, outermost, tally))
         if as_json:
             print(json.dumps(tally.as_dict(recognizer.labels.names), ensure_ascii=False))
         else:
@@ -69,9 +72,11 @@ def pseudo_label(
         say(f"Wrote {output}: {tally.num_written} documents. {hint}")
 
 
-def _labelled(recognizer: Recognizer, found: Sequence[str], sure: float, tally: Tally) -> Iterator[Document]:
+def _labelled(
+    recognizer: Recognizer, found: Sequence[str], sure: float, outermost: bool, tally: Tally
+) -> Iterator[Document]:
     """The documents, as they are made, and what they hold counted."""
-    made = label_sentences(recognizer, found, sure)
+    made = label_sentences(recognizer, found, sure, outermost=outermost)
     for document in track(made, total=len(found), console=console, transient=True, disable=not console.is_terminal):
         tally.num_sentences += 1
         if document is not None:

@@ -51,14 +51,16 @@ def enlarge(bundle: Bundle, plan: Plan) -> Bundle:
     `enlargement`, what the bundle was made from and how.
 
     Raises:
-        ConfigError: another encoder than 'roformer' and 'roformer_v2', a weight that is not known, or fewer layers
-            than there are.
+        ConfigError: another encoder than 'roformer' and 'roformer_v2', a weight that is not known, fewer layers than
+            there are, or more where there are none, for a new one stands on an old one.
     """
     manifest = bundle.manifest
     small = known_encoder(manifest.model.encoder)
     num_layers = small.num_layers if plan.num_layers is None else plan.num_layers
     if num_layers < small.num_layers:
         raise ConfigError(f"num_layers: found {num_layers}, expected at least the bundle's own {small.num_layers}")
+    if num_layers > small.num_layers == 0:
+        raise ConfigError(f"num_layers: found {num_layers} for an encoder without layers, expected 0")
     latent = manifest.model.heads.latent
     generator = torch.Generator().manual_seed(plan.seed)
     weights = _in_precision(bundle.weights, torch.float64)

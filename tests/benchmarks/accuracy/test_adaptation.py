@@ -6,6 +6,7 @@ Shapes: N tokens, D hidden, V vocabulary.
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,16 @@ import torch
 from torch import Tensor
 
 from benchmarks.accuracy import adaptation
-from benchmarks.accuracy.adaptation import Row, adapt, centred_cosine, check_name, is_point, masked_accuracy, measure
+from benchmarks.accuracy.adaptation import (
+    Row,
+    adapt,
+    centred_cosine,
+    check_name,
+    fingerprint_of,
+    is_point,
+    masked_accuracy,
+    measure,
+)
 from ner_service.bundle import read_manifest
 from ner_service.errors import ConfigError
 from ner_service.formats import read_documents, write_documents
@@ -117,6 +127,16 @@ def test_a_name_is_that_of_one_run() -> None:
     for name, fingerprint in (("one", "b"), ("old", "a")):
         with pytest.raises(ConfigError, match=f"--name {name}: found rows of another run"):
             check_name(name, fingerprint, rows)
+
+
+def test_another_student_at_the_same_place_is_another_run(setup: Setup, tmp_path: Path) -> None:
+    found = []
+    for number in (0, 1, 1):
+        weights = {"encoder.x": torch.full((2,), float(number))}
+        shutil.rmtree(tmp_path / "student", ignore_errors=True)
+        setup.bundle(weights, {}).save(tmp_path / "student")
+        found.append(fingerprint_of(setup, tmp_path / "student"))
+    assert found[0] != found[1] == found[2]
 
 
 def test_what_a_point_is_measured_on_is_not_learnt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -233,6 +233,10 @@ def test_refusals() -> None:
     small = bundle_of(ROFORMER, SPANS)
     with pytest.raises(ConfigError, match="num_layers: found 1, expected at least the bundle's own 2"):
         enlarge(small, Plan(num_layers=1))
+    bare = bundle_of(replace(ROFORMER, num_layers=0), SPANS)
+    with pytest.raises(ConfigError, match="num_layers: found 2 for an encoder without layers, expected 0"):
+        enlarge(bare, Plan(num_layers=2))
+    assert enlarge(bare, Plan(width_factor=2)).manifest.model.encoder.num_layers == 0  # type: ignore[union-attr]
     with pytest.raises(ValueError, match="width_factor: found 0, expected 1 or more"):
         Plan(width_factor=0)
     foreign = replace(small, weights={**small.weights, "tags.weight": torch.zeros(3, 16)})
