@@ -132,7 +132,7 @@ def execute(run: Run, state: Path, start_from: Path | None) -> Row:
 
 def table(rows: Sequence[Row]) -> Iterator[str]:
     """Markdown: mean F1 and spread with one and with two axes, what the second brought, and what it cost in time."""
-    yield "| data | order | start | one axis: F1, mean (standard deviation) | two axes | gain | time | lost, both parts |"
+    yield "| data | order | start | one axis: F1, mean (standard deviation) | two axes | gain | time | lost in both |"
     yield "|---|---|---|---|---|---|---|---|"
     for data, order, start in dict.fromkeys((row.data, row.order, row.start) for row in rows):
         of_axes = [

@@ -53,13 +53,11 @@ NUM_TEXTS = 2000
 
 REFERENCE: Head = "efficient_global_pointer"
 
-# Every head starts from random weights on a trained encoder, so each learns faster than that: five times, as in our
-# recipes and usual for the linear map of a tagger. Transitions: `benchmarks.accuracy.taggers.TRANSITIONS_LR`.
 SETTINGS: dict[Head, tuple[str, ...]] = {
-    "efficient_global_pointer": ('model.head.kind="efficient_global_pointer"', "optimizer.head_lr=1e-3"),
-    "global_pointer": ('model.head.kind="global_pointer"', "optimizer.head_lr=1e-3"),
-    "token_classification": ("optimizer.head_lr=1e-3",),
-    "crf": ("optimizer.head_lr=1e-3",),
+    "efficient_global_pointer": ('model.head.kind="efficient_global_pointer"',),
+    "global_pointer": ('model.head.kind="global_pointer"',),
+    "token_classification": (),
+    "crf": (),
 }
 
 RATES = (1e-4, 2e-4, 4e-4)

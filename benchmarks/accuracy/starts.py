@@ -48,7 +48,6 @@ EPOCHS = {"cluener": 5, "cmeee": 3}
 
 Arm = Literal["random", "adapted"]
 RATES: dict[Arm, tuple[float, ...]] = {"random": (2.5e-4, 5e-4, 1e-3), "adapted": (1e-4, 2e-4, 4e-4)}
-HEAD_RATE = "optimizer.head_lr=1e-3"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,7 +146,7 @@ def execute(run: Run, adapted: Path, data: Path, state: Path) -> Row:
     if run.arm == "random":
         start = state / f"{run.name}-start"
         random_twin(Bundle.load(adapted), run.seed).save(start)
-    options = options_of(run.seed, EPOCHS[run.data], start, split, (f"optimizer.lr={run.lr}", HEAD_RATE))
+    options = options_of(run.seed, EPOCHS[run.data], start, split, (f"optimizer.lr={run.lr}",))
     trained = train(REFERENCE, options, dev, state / run.name)
     return Row(
         **asdict(run),

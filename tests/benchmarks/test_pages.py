@@ -130,6 +130,8 @@ def test_the_table_says_what_the_second_axis_brought() -> None:
 
 
 def test_committed_rows_are_of_planned_runs() -> None:
-    for found in read_rows(Row, RESULTS):
+    rows = read_rows(Row, RESULTS)
+    assert len({row.run for row in rows}) == len(rows)
+    for found in rows:
         assert found.data in NUM_DEV
         assert found.seed in SEEDS
