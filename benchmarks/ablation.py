@@ -17,18 +17,16 @@ that of the processor, which a busy machine disturbs least.
 
 from __future__ import annotations
 
-import gzip
-import json
 import statistics
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from benchmarks.accuracy.splits import share_texts
 from benchmarks.machine import where
 from benchmarks.processes import ROOT, Finished, run_module
 from benchmarks.rows import read_rows, spread
 from benchmarks.runs import RECIPES, command, f1_of, train, work
-from training.data.raw import fraction_of
 
 RESULTS = ROOT / "benchmarks/results/ablation.jsonl"
 SEEDS = (0, 1, 2)
@@ -127,7 +125,7 @@ def means(rows: Sequence[Row], data: str, share: float) -> dict[str, float]:
 
 def execute(run: Run, data: Path, state: Path, generator: Path | None) -> Row:
     """Train from the start, for its whole cost is measured, and say what came of it."""
-    sources = [subset(run, data, state)]
+    sources = [share_texts(data / run.data / "train.jsonl.gz", run.share, state)]
     steps = []
     if generator and run.arm == AUGMENTED:
         written = state / f"{run.name}.jsonl"
@@ -165,21 +163,6 @@ def settings_of(run: Run, sources: Sequence[Path], data: Path) -> tuple[str, ...
         f"data.train=[{listed}]",
         f'data.dev=[{{ path = "{data / run.data}/dev.jsonl.gz" }}]',
     )
-
-
-def subset(run: Run, data: Path, state: Path) -> Path:
-    """The share of the training documents that a hash of their texts chooses: not the one that may have cut off dev."""
-    source = data / run.data / "train.jsonl.gz"
-    if run.share == 1.0:
-        return source
-    target = state / f"{run.data}-{run.share:g}.jsonl"
-    if not target.exists():
-        lines = gzip.decompress(source.read_bytes()).decode("utf-8").splitlines(keepends=True)
-        kept = [line for line in lines if fraction_of("share " + json.loads(line)["text"]) < run.share]
-        scratch = target.with_name(f"{target.name}.{run.name}")
-        scratch.write_text("".join(kept), encoding="utf-8")
-        scratch.replace(target)
-    return target
 
 
 def table(rows: Sequence[Row]) -> Iterator[str]:

@@ -36,8 +36,7 @@ from typing import Literal
 
 from accelerate import Accelerator
 
-from benchmarks.ablation import PLAIN, subset
-from benchmarks.ablation import Run as Share
+from benchmarks.accuracy.splits import share_texts
 from benchmarks.enlargement_kept import (
     KEPT,
     PARTED,
@@ -262,10 +261,10 @@ class Worker:
 
     def lay(self, seed: int) -> Ground:
         """The documents cut, both models settled."""
-        share = Share(data="cluener", share=self.experiment.share, arm=f"{PLAIN}-{seed}", seed=0)
+        learnt = share_texts(self.data / "cluener/train.jsonl.gz", self.experiment.share, self.state)
         settings = (
             f"seed={seed}",
-            f'data.train=[{{ path = "{subset(share, self.data, self.state)}" }}]',
+            f'data.train=[{{ path = "{learnt}" }}]',
             f'data.dev=[{{ path = "{self.data}/cluener/dev.jsonl.gz" }}]',
             *self.experiment.large,
         )

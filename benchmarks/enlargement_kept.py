@@ -15,8 +15,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.ablation import PLAIN, subset
-from benchmarks.ablation import Run as Share
+from benchmarks.accuracy.splits import share_texts
 from benchmarks.machine import where
 from benchmarks.processes import ROOT
 from benchmarks.rows import append_row, read_rows
@@ -127,7 +126,7 @@ def part(small: Bundle, symmetry: Symmetry, data: Path, state: Path) -> Parted:
     folder = state / f"parted-{digest[:8]}-{symmetry}"
     shutil.rmtree(folder, ignore_errors=True)
     without_dropout(enlarge(small, Plan(width_factor=2, symmetry=symmetry))).save(folder / "enlarged")
-    documents = subset(Share(data="cluener", share=PARTED_SHARE, arm=f"{PLAIN}-{symmetry}", seed=0), data, state)
+    documents = share_texts(data / "cluener/train.jsonl.gz", PARTED_SHARE, state)
     head = unstructure(small.manifest.model.heads.spans)
     settings = (
         f"epochs={PARTED_EPOCHS}",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -19,13 +18,10 @@ from benchmarks.ablation import (
     Row,
     Run,
     planned,
-    subset,
     table,
 )
 from benchmarks.rows import read_rows
-from ner_service.formats import read_documents
 from training.config import load_run
-from training.data.raw import fraction_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -87,17 +83,6 @@ def test_the_table_says_mean_spread_gain_and_cost() -> None:
     assert "| cluener | 0.1 | ema | 0.5400 (0.0100) of 3 | +0.0300 | 1.00 | 1.00 |" in lines
     assert "| cmeee | 1 | plain | 0.6000 (one seed) | +0.0000 | 1.00 | 1.00 |" in lines
     assert not [line for line in lines if "| 0.01 |" in line]  # nothing to compare with
-
-
-def test_a_share_is_chosen_by_the_text_alone(tmp_path: Path) -> None:
-    texts = [f"sentence {number}" for number in range(200)]
-    (tmp_path / "cluener").mkdir()
-    with gzip.open(tmp_path / "cluener/train.jsonl.gz", "wt", encoding="utf-8") as file:
-        file.writelines(json.dumps({"text": text, "entities": []}) + "\n" for text in texts)
-    path = subset(Run(data="cluener", share=0.1, arm=PLAIN, seed=0), tmp_path, tmp_path)
-    kept = [document.text for document in read_documents(path)]
-    assert kept == [text for text in texts if fraction_of("share " + text) < 0.1]
-    assert 5 < len(kept) < 50
 
 
 @pytest.mark.parametrize("arm", ARMS)

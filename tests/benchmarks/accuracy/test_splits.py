@@ -10,7 +10,7 @@ from threading import Barrier
 import pytest
 
 from benchmarks.accuracy import splits
-from benchmarks.accuracy.splits import Split, split_texts
+from benchmarks.accuracy.splits import Split, share_texts, split_texts
 from ner_service.formats import read_documents, write_documents
 from ner_service.types import Document, Entity
 from training.data.raw import fraction_of
@@ -104,3 +104,16 @@ def test_another_folders_set_is_another_file(tmp_path: Path) -> None:
     assert sum(map(len, texts_of(other))) == 80
     assert one != split_texts(tmp_path / "one/cluener/train.jsonl.gz", 30, tmp_path)
     assert one == split_texts(tmp_path / "one/cluener/train.jsonl.gz", None, tmp_path)
+
+
+def test_a_share_is_chosen_by_the_text_alone(tmp_path: Path) -> None:
+    source = write_set(tmp_path, documents(200))
+    write_documents(documents(20), source.with_name("dev.jsonl.gz"))
+    path = share_texts(source, 0.1, tmp_path)
+    every = documents(200)[20:]
+    assert list(read_documents(path)) == [each for each in every if fraction_of("share " + each.text) < 0.1]
+    assert 5 < len(list(read_documents(path))) < 50
+    assert list(read_documents(share_texts(source, 1.0, tmp_path))) == every
+    other = share_texts(write_set(tmp_path / "other", documents(80)), 0.1, tmp_path)
+    assert other != path
+    assert share_texts(source, 0.1, tmp_path) == path
