@@ -93,7 +93,7 @@ def test_the_service_wheel_says_what_it_needs(service_wheel: zipfile.ZipFile) ->
     assert set(metadata(service_wheel).get_all("Provides-Extra", [])) == extras
     assert requirements(service_wheel, "huggingface") == {"transformers"}
     assert requirements(service_wheel, "train") == {"accelerate", "rjieba", "seqeval", "transformers"}
-    serve = {"fastapi", "prometheus-client", "pydantic", "pydantic-settings", "uvicorn"}
+    serve = {"fastapi", "prometheus-client", "pydantic", "pydantic-settings", "uvicorn", "uvloop"}
     assert requirements(service_wheel, "serve") == serve
     assert requirements(service_wheel, "ocr") == {"onnxruntime", "pillow", "rapidocr"}
 
