@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal, NotRequired
 
 from typing_extensions import TypedDict
@@ -78,8 +79,12 @@ def page_entity_replies(page: Page, order: Sequence[int], entities: Sequence[Ent
     """Entities of a page as it was read, whose word i is the client's word `order[i]`; sorted as those of a text."""
     text = page.text
     replies: list[PageEntityReply] = []
-    for entity, (parent, depth) in zip(entities, nesting(entities), strict=True):
-        first, end = codepoints_to_words(page, entity.start, entity.end)
+    spans = [codepoints_to_words(page, entity.start, entity.end) for entity in entities]
+    # The smallest around another is that of the fewest words, as the client sees them.
+    nested = nesting(
+        [replace(entity, start=first, end=end) for entity, (first, end) in zip(entities, spans, strict=True)]
+    )
+    for entity, (first, end), (parent, depth) in zip(entities, spans, nested, strict=True):
         words = list(order[first:end])
         replies.append(
             {

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ner_service.replies import page_entity_replies
-from ner_service.types import Document, Entity, Page, codepoints_to_words
+from ner_service.types import Box, Document, Entity, Page, codepoints_to_words
 from tests.strategies import page_documents
 
 PAGE = Page(("a", "b", "c", "d"), ((0, 0, 1, 1), (1, 0, 2, 1), (2, 0, 3, 1), (3, 0, 4, 1)), (4, 1))
@@ -37,6 +37,19 @@ def test_an_entity_whose_words_stand_apart_at_the_client_keeps_its_own() -> None
 def test_where_the_client_s_words_stand_together_the_range_says_all(order: tuple[int, ...]) -> None:
     (reply,) = page_entity_replies(PAGE, order, [Entity(2, 5, "X", 0.5)])
     assert sorted(reply["words"]) == list(range(reply["start"], reply["end"])) == [1, 2]
+
+
+def test_the_parent_is_the_one_of_the_fewest_words() -> None:
+    """Of two that are as long in characters, in the order where the other is the first."""
+    box: Box = (0, 0, 1, 1)
+    page = Page(("a", "a", "a", "a", "a", "aaa"), (box,) * 6, (9, 9))
+    entities = [Entity(0, 9, "X", 0.5), Entity(4, 13, "X", 0.5), Entity(4, 5, "X", 0.5)]
+    replies = page_entity_replies(page, range(6), entities)
+    assert [(reply["words"], reply["parent"]) for reply in replies] == [
+        ([0, 1, 2, 3, 4], None),
+        ([2, 3, 4, 5], None),
+        ([2], 1),
+    ]
 
 
 @given(page_documents(), st.randoms())
