@@ -14,6 +14,7 @@ from benchmarks.accuracy.rates import DATA
 from benchmarks.encoders import (
     ENCODERS,
     EPOCHS,
+    NUM_TEXTS,
     RATES,
     RESULTS,
     ROFORMER,
@@ -235,4 +236,7 @@ def test_the_tables_of_lengths_have_a_column_each() -> None:
 def test_committed_rows_are_read_and_each_run_stands_once() -> None:
     rows, speed_rows = read_rows(Row, RESULTS), read_rows(SpeedRow, SPEEDS)
     assert len({found.run for found in rows}) == len(rows)
+    for found in rows:  # those of another design would be averaged with new ones
+        assert (found.settings, found.num_texts) == (ENCODERS[found.encoder], NUM_TEXTS)
+        assert found.epochs == EPOCHS[found.data]
     assert len({(found.encoder, found.length) for found in speed_rows}) == len(speed_rows)

@@ -167,3 +167,4 @@ def test_the_start_is_an_encoder_that_knows_no_entities(tmp_path: Path) -> None:
 def test_each_committed_run_stands_once() -> None:
     rows = read_rows(Row, RESULTS)
     assert len({each.run for each in rows}) == len(rows)
+    assert all(each.epochs == each.run.epochs for each in rows)  # others would be averaged with new ones
