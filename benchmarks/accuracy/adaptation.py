@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -28,11 +27,12 @@ import torch
 import typer
 from torch.nn import functional
 
+from benchmarks import runs
 from benchmarks.accuracy.heads import NUM_TEXTS
 from benchmarks.accuracy.splits import split_texts
 from benchmarks.accuracy.trained import RECIPE as FINE_TUNE_RECIPE
 from benchmarks.machine import where
-from benchmarks.processes import ROOT, run_module
+from benchmarks.processes import ROOT
 from benchmarks.rows import append_row, read_rows
 from ner_service.bundle import read_manifest
 from ner_service.bundle.manifest import MANIFEST
@@ -173,15 +173,12 @@ def measure(point: Path, name: str, fingerprint: str, settings: tuple[str, ...],
         f'data.train=[{{ path = "{learn}" }}]',
         f'data.dev=[{{ path = "{choose}" }}]',
     )
-    output = folder / "fine-tuned"
-    shutil.rmtree(output, ignore_errors=True)
-    arguments = ["train", str(FINE_TUNE_RECIPE), "-o", str(output), "--json"]
-    finished = run_module("training.cli", [*arguments, *(part for option in options for part in ("--set", option))])
+    finished = runs.train(FINE_TUNE_RECIPE, options, folder / "fine-tuned")
     known = read_manifest(point).metrics
     return Row(
         name=name,
         fingerprint=fingerprint,
-        f1=json.loads(finished.output)["last_epoch_f1"],
+        f1=runs.f1_of(finished),
         f1_on="tenth",
         settings=settings,
         **where(),

@@ -17,6 +17,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from benchmarks import runs
 from benchmarks.accuracy import adaptation
 from benchmarks.accuracy.adaptation import (
     Row,
@@ -147,13 +148,13 @@ def test_what_a_point_is_measured_on_is_not_learnt(tmp_path: Path, monkeypatch: 
         texts = [Document(f"{number} {TEXTS[0]}", (Entity(0, 1, "N"),)) for number in range(first, first + 60)]
         write_documents(texts, data / f"{part}.jsonl.gz")
 
-    def run(module: str, arguments: Sequence[str]) -> SimpleNamespace:
+    def train(recipe: Path, settings: Sequence[str], output: Path) -> SimpleNamespace:
         for part in ("train", "dev"):
-            [option] = [each for each in arguments if each.startswith(f"data.{part}=")]
+            [option] = [each for each in settings if each.startswith(f"data.{part}=")]
             read[part] = {document.text for document in read_documents(option.split('"')[1])}
         return SimpleNamespace(output='{"last_epoch_f1": 0.25}')
 
-    monkeypatch.setattr(adaptation, "run_module", run)
+    monkeypatch.setattr(runs, "train", train)
     monkeypatch.setattr(adaptation, "NUM_TEXTS", 30)
     known = {"epoch": 1, "num_tokens": 9, "cosine": 0.5, "masked_accuracy": None}
     monkeypatch.setattr(adaptation, "read_manifest", lambda point: SimpleNamespace(metrics=known))
