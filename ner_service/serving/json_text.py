@@ -64,6 +64,11 @@ def _decimal(digits: str) -> float:
     return float(digits)
 
 
+def has_lone_surrogate(text: str) -> bool:
+    """Whether a string is no Unicode; JSON's escapes can say such."""
+    return any("\ud800" <= character <= "\udfff" for character in text)
+
+
 def json_bytes(value: object) -> bytes:
     """A value as JSON. Its strings are Unicode."""
     return to_json(value)
@@ -76,6 +81,6 @@ def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
         twice = next(key for key, count in counts.items() if count > 1)
         raise InvalidJsonError(f"the key {twice!r} stands twice in one object")
     for key in value:
-        if any("\ud800" <= character <= "\udfff" for character in key):
+        if has_lone_surrogate(key):
             raise InvalidJsonError(f"the key {key!r} has a lone surrogate, expected Unicode")
     return value

@@ -11,9 +11,9 @@ from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict
 
 Count = Annotated[int, Field(ge=1)]
-_PORT = 8000
-
 Seconds = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
+
+_PORT = 8000
 
 
 class Settings(BaseSettings):
