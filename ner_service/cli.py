@@ -17,10 +17,10 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from ner_service.bundle import Bundle
 from ner_service.bundle.card import model_card
+from ner_service.bundle.manifest import dump_manifest
 from ner_service.errors import ConfigError, DataError, NerServiceError
 from ner_service.formats.inputs import Input, check_inputs, read_inputs
 from ner_service.recognizer import Recognizer
-from ner_service.records import unstructure
 from ner_service.replies import page_result, text_result
 from ner_service.terminal import check_output, console, refusals, say
 from ner_service.text.reading_order import OrderedPage, ordered
@@ -109,7 +109,7 @@ def inspect(
     with refusals():
         manifest = Bundle.load(bundle).manifest
         if as_json:
-            print(json.dumps(unstructure(manifest), ensure_ascii=False, indent=2))
+            print(dump_manifest(manifest), end="")
         else:
             Console().print(Markdown(model_card(manifest)))
 

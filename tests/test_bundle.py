@@ -16,6 +16,7 @@ import torch
 
 from ner_service.bundle import Bundle, Manifest, read_manifest
 from ner_service.bundle.card import model_card
+from ner_service.bundle.manifest import manifest_digest
 from ner_service.decoding import Calibration
 from ner_service.errors import BundleError
 from ner_service.types import WindowLimits
@@ -30,10 +31,12 @@ def folder(tiny_bundle_folder: Path, tmp_path: Path) -> Path:
 
 
 def rewrite_manifest(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """As someone who knows the format would, with its digest."""
     path = folder / "manifest.json"
     value = json.loads(path.read_text(encoding="utf-8"))
+    del value["sha256"]
     change(value)
-    path.write_text(json.dumps(value), encoding="utf-8")
+    path.write_text(json.dumps({**value, "sha256": manifest_digest(value)}), encoding="utf-8")
 
 
 def test_a_round_trip_changes_nothing(tiny_bundle: Bundle, tmp_path: Path) -> None:
@@ -122,10 +125,10 @@ def test_a_folder_in_place_of_a_file_is_named(folder: Path) -> None:
         (b"", "cannot be read as JSON"),
         (b"{", "cannot be read as JSON"),
         (b"\xff\xfe", "cannot be read as JSON"),
-        (b"[]", "found format_version None, expected 1"),
-        (b"{}", "found format_version None, expected 1"),
-        (b'{"format_version": 2}', "found format_version 2, expected 1"),
-        (b'{"format_version": 1}', "name: missing"),
+        (b"[]", "found format_version None, expected 2"),
+        (b"{}", "found format_version None, expected 2"),
+        (b'{"format_version": 1}', "found format_version 1, expected 2"),
+        (b'{"format_version": 2}', "altered: found sha256 None, expected"),
     ],
 )
 def test_a_manifest_that_is_none_is_refused(folder: Path, content: bytes, message: str) -> None:
@@ -135,8 +138,34 @@ def test_a_manifest_that_is_none_is_refused(folder: Path, content: bytes, messag
 
 
 @pytest.mark.parametrize(
+    "change",
+    [
+        lambda value: value["thresholds"].update(PER=0.999),
+        lambda value: value.update(labels=value["labels"][::-1]),
+        lambda value: value["metrics"].update(macro_f1=0.99),
+        lambda value: value.update(sha256=None),
+    ],
+)
+def test_an_altered_manifest_is_found(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    path = folder / "manifest.json"
+    value = json.loads(path.read_text(encoding="utf-8"))
+    change(value)
+    path.write_text(json.dumps(value), encoding="utf-8")
+    with pytest.raises(BundleError, match=r"manifest\.json: altered: found sha256 .*, expected '[0-9a-f]{64}'"):
+        Bundle.load(folder)
+
+
+def test_a_manifest_may_be_laid_out_anew(folder: Path) -> None:
+    path = folder / "manifest.json"
+    manifest = read_manifest(folder)
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")), sort_keys=True), encoding="utf-8")
+    assert read_manifest(folder) == manifest
+
+
+@pytest.mark.parametrize(
     ("change", "message"),
     [
+        (lambda value: value.pop("name"), "name: missing"),
         (lambda value: value.update(lables=[]), "lables: unknown key; did you mean 'labels'"),
         (lambda value: value.pop("model"), "model: missing"),
         (lambda value: value.update(max_candidates="many"), "max_candidates: found 'many', expected a whole number"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,8 +14,9 @@ from ner_service.model.config import ModelConfig
 from ner_service.records import structure, unstructure
 from ner_service.types import WindowLimits
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
+_DIGEST = "sha256"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +71,7 @@ def read_manifest(folder: Path) -> Manifest:
     """The manifest of a bundle, without its weights.
 
     Raises:
-        BundleError: missing, not JSON, of another format version, or with a value of the wrong kind.
+        BundleError: missing, not JSON, of another format version, altered, or with a value of the wrong kind.
     """
     path = folder / MANIFEST
     try:
@@ -81,6 +83,9 @@ def read_manifest(folder: Path) -> Manifest:
     found = value.get("format_version") if isinstance(value, dict) else None
     if found != FORMAT_VERSION:
         raise BundleError(f"{path}: found format_version {found!r}, expected {FORMAT_VERSION}")
+    told, expected = value.pop(_DIGEST, None), manifest_digest(value)
+    if told != expected:
+        raise BundleError(f"{path}: altered: found {_DIGEST} {told!r}, expected {expected!r} for what it says")
     try:
         return structure(Manifest, value)
     except ConfigError as error:
@@ -88,12 +93,19 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def dump_manifest(manifest: Manifest) -> str:
-    """The manifest as JSON text; `read_manifest` gives it back.
+    """The manifest as JSON text, its own digest last; `read_manifest` gives it back.
 
     Raises:
         BundleError: a number in it is not finite, which JSON has no word for.
     """
+    value = unstructure(manifest)
     try:
-        return json.dumps(unstructure(manifest), ensure_ascii=False, indent=2, allow_nan=False) + "\n"
+        signed = {**value, _DIGEST: manifest_digest(value)}
+        return json.dumps(signed, ensure_ascii=False, indent=2, allow_nan=False) + "\n"
     except ValueError as error:
         raise BundleError(f"{MANIFEST}: found a number that is not finite, expected finite ones: {error}") from error
+
+
+def manifest_digest(value: Mapping[str, object]) -> str:
+    """SHA-256 over what a manifest says, whatever the order of its keys and the white space between them."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode("ascii")).hexdigest()

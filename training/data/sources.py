@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
 from pathlib import Path
 
 from ner_service.errors import ConfigError
@@ -74,11 +76,19 @@ def read_source(source: SourceConfig, folder: Path) -> Iterator[Document]:
     """Documents of one source, chosen and their labels renamed, pages in the order that the source asks for.
 
     Their metadata names the source under "source".
+
+    Raises:
+        DataError: the file has a fault.
+        ConfigError: no entity of the file has a label that is to be renamed, but some have one that is spelt much alike
+            and would be left out.
     """
+    met: Counter[str] = Counter()
     for document in read_documents(folder / source.path, source.format):
+        met.update(entity.label for entity in (*document.entities, *document.scattered))
         if _is_chosen(document, source):
             ordered = in_reading_order(document) if source.order == "reading" else document
             yield _relabel(ordered, source)
+    _check_renamed(source, met)
 
 
 def check_labels(documents: Iterable[Document], labels: LabelSet) -> None:
@@ -95,6 +105,17 @@ def check_labels(documents: Iterable[Document], labels: LabelSet) -> None:
                 mention = repr(_beginning(document.text[entity.start : entity.end]))
                 found = f"found the label {entity.label!r} of {mention}"
                 raise ConfigError(f"{place}: {found}, expected {_listed(labels)}; rename it")
+
+
+def _check_renamed(source: SourceConfig, met: Mapping[str, int]) -> None:
+    """Whether the source's map of labels looks mistyped; one that speaks of labels which the file has not is none."""
+    renamed = source.labels or {}
+    left_out = {name.casefold(): name for name in met if name not in renamed}
+    for name in renamed.keys() - met.keys():
+        for near in get_close_matches(name.casefold(), left_out, n=1):
+            lost = f"{left_out[near]!r}, of which {met[left_out[near]]} would be left out"
+            found = f"found {name!r}, which no entity has; did you mean {lost}? If not, remove the key"
+            raise ConfigError(f"{source.path}: labels: {found}")
 
 
 def _beginning(text: str) -> str:

@@ -51,6 +51,23 @@ def test_labels_are_renamed_and_the_others_dropped(tmp_path: Path) -> None:
     assert document.annotated == frozenset({"PER"})
 
 
+@pytest.mark.parametrize("mistyped", ["PERSN", "person"])
+def test_a_mistyped_label_to_rename_is_refused(tmp_path: Path, mistyped: str) -> None:
+    folder = write(tmp_path, LETTER, NOTE)
+    with pytest.raises(ConfigError) as caught:
+        list(read_source(source(labels={mistyped: "PER", "CITY": "LOC"}), folder))
+    assert str(caught.value) == (
+        f"train.jsonl: labels: found {mistyped!r}, which no entity has; did you mean 'PERSON', of which 2 would be left "
+        "out? If not, remove the key"
+    )
+
+
+def test_labels_that_a_file_or_a_part_of_it_lacks_may_be_renamed(tmp_path: Path) -> None:
+    folder = write(tmp_path, LETTER, NOTE)
+    [note] = read_source(source(labels={"CITY": "LOC", "SHIP": "LOC"}, where={"genre": ["notes"]}), folder)
+    assert note.entities == ()
+
+
 def test_two_labels_may_become_one(tmp_path: Path) -> None:
     twice = {**LETTER, "entities": [{"start": 0, "end": 3, "label": label} for label in ("PERSON", "AUTHOR")]}
     chosen = source(labels={"PERSON": "PER", "AUTHOR": "PER"})
