@@ -74,12 +74,13 @@ def data_table(corpus: Corpus) -> Table:
 
 
 def lost_table(lost: list[Unrepresentable]) -> Table:
-    """Gold entities that no span of tokens fits."""
-    table = Table("document", "label", "mention", "why", title=f"{len(lost)} entities cannot be predicted")
+    """Gold entities that no span of tokens fits, and where they stand."""
+    table = Table("file", "document", "label", "mention", "why", title=f"{len(lost)} entities cannot be predicted")
     for item in lost[:SHOWN]:
         entity = item.entity
         mention = item.document.text[entity.start : entity.end][:60]
-        table.add_row(Text(item.document.id or ""), Text(entity.label), Text(repr(mention)), item.reason)
+        source = str(item.document.metadata.get("source", ""))
+        table.add_row(Text(source), Text(item.document.id or ""), Text(entity.label), Text(repr(mention)), item.reason)
     if len(lost) > SHOWN:
         table.caption = f"and {len(lost) - SHOWN} more"
     return table

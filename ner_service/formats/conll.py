@@ -2,8 +2,9 @@
 
 A row is `token ... tag`, or `number token tag ...` (Universal NER), separated by tabs, else by spaces. A comment
 `# text = ...` before the first row gives the text, `# sent_id = ...` its id. Tokens that do not spell such a text are
-joined: directly if all are single characters or a neighbour is Chinese or Japanese, else with a space. Knows no tag
-scheme: one is passed in.
+joined: directly if all are single characters or a neighbour is Chinese or Japanese, else with a space. Where every token
+of a file ends with a number and the first with 0, it is its place in a word, as in Weibo NER, and no part of the text.
+Knows no tag scheme: one is passed in.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from ner_service.types import Document, Entity
 
 _COMMENT = re.compile(r"# ([\w:.]+) = (.*)", re.DOTALL)
 _TEXT, _ID = "text", "sent_id"
+_PLACED = re.compile(r"(.\D*)([0-9]+)")
 # Ideographs, kana and their punctuation, full-width forms: written without spaces between words.
 _UNSPACED = re.compile(r"[\u2e80-\u9fff\uf900-\ufaff\ufe30-\ufe4f\uff00-\uffef\U00020000-\U0003ffff]")
 
@@ -39,10 +41,11 @@ def read(path: Path, scheme: TagScheme) -> Iterator[Document]:
     Raises:
         DataError: names the line, what was found and what was expected.
     """
+    placed = _has_places(path)
     sentence = _Sentence()
     for line in read_lines(path):
         if line.text.strip():
-            _add(sentence, line)
+            _add(sentence, line, placed)
         else:
             if sentence.lines:
                 yield _document(sentence, scheme)
@@ -70,7 +73,14 @@ def split_row(row: str) -> tuple[str, str]:
     return (columns[1], columns[2]) if numbered else (columns[0], columns[-1])
 
 
-def _add(sentence: _Sentence, line: Line) -> None:
+def _has_places(path: Path) -> bool:
+    """Whether each token of a file is followed by its place in a word, counted from 0."""
+    rows = (_PLACED.fullmatch(split_row(line.text)[0]) for line in read_lines(path) if line.text.strip())
+    first = next(rows, None)
+    return first is not None and first[2] == "0" and all(rows)
+
+
+def _add(sentence: _Sentence, line: Line, placed: bool) -> None:
     token, tag = split_row(line.text)
     if not sentence.lines and line.text.startswith("#"):
         if comment := _COMMENT.fullmatch(line.text):
@@ -82,8 +92,9 @@ def _add(sentence: _Sentence, line: Line) -> None:
         return
     if not token or token != token.strip() or not tag:
         raise line.error(f"found {line.text[:60]!r}, expected a token and its tag")
+    place = _PLACED.fullmatch(token) if placed else None
     sentence.lines.append(line)
-    sentence.tokens.append(token)
+    sentence.tokens.append(place[1] if place else token)
     sentence.tags.append(tag)
 
 

@@ -49,7 +49,8 @@ class InsideTags:
             if mark == "I" and following == label:
                 continue
             if mark == "I" and self.must_begin:
-                raise TagError(index, f"found {tags[index]} after {_before(tags, index)}, expected B-{following} first")
+                found = f"found {tags[index]} after {_before(tags, index)}, expected B-{following} first"
+                raise TagError(index, f"{found}, or the format conll-iob1 where such an I- begins an entity")
             if label:
                 yield first, index - 1, label
             first, label = index, following

@@ -35,6 +35,13 @@ def test_single_characters_are_joined_directly(tmp_path: Path) -> None:
     assert document == Document("APP北", (Entity(0, 3, "ORG"),))
 
 
+def test_places_in_words_are_no_text(tmp_path: Path) -> None:
+    """As in the files of Weibo NER: 0 for the first character of a word, 1 for the next."""
+    content = "在0\tO\n嘉0\tB-LOC\n鱼1\tI-LOC\n20\tO\n01\tO\n52\tO\n\n好0\tO\n"
+    assert read(tmp_path, content) == [Document("在嘉鱼205", (Entity(1, 3, "LOC"),)), Document("好")]
+    assert read(tmp_path, content + "!\tO\n")[1] == Document("好0 !")
+
+
 def test_a_text_comment_gives_text_and_offsets(tmp_path: Path) -> None:
     comments = "# newdoc id = d\n# sent_id = s1\n# text = Ann's  dog.\n"
     rows = "1\tAnn\tB-PER\t-\t-\n2\t's\tO\t-\t-\n3\tdog\tO\t-\t-\n4\t.\tO\t-\t-\n"

@@ -83,8 +83,10 @@ def test_refused_documents_are_told() -> None:
 
 
 def test_lost_entities_are_listed() -> None:
-    lost = [Unrepresentable(DOCUMENT, Entity(3, 16, "LOC"), "no window holds it whole")] * 12
+    document = replace(DOCUMENT, metadata={"source": "part.jsonl"})
+    lost = [Unrepresentable(document, Entity(3, 16, "LOC"), "no window holds it whole")] * 12
     text = printed(lost_table(lost))
+    assert text.count("part.jsonl") == 10
     assert "12 entities cannot be predicted" in text
     assert text.count("no window holds it whole") == 10
     assert "'[bold]sat[/x]'" in text

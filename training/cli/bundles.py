@@ -14,13 +14,14 @@ from rich.console import Console
 
 from ner_service.bundle import Bundle, free_place
 from ner_service.recognizer import Recognizer, pick_device
-from ner_service.terminal import refusals, say
+from ner_service.terminal import console, refusals, say
 from training import calibration, evaluation
 from training.cli.documents import Data, Folder, Format, named_in_run, read_all, sources_of
 from training.cli.options import Device, Json
 from training.data.sources import digest
+from training.data.targets import encode_documents
 from training.evaluation import REPORTED
-from training.reports import calibration_table, score_table
+from training.reports import calibration_table, lost_table, score_table
 
 
 def evaluate(
@@ -40,12 +41,17 @@ def evaluate(
             free_place(output)
         source = Bundle.load(bundle)
         documents = read_all(sources_of(data, format, folder))
-        report = evaluation.evaluate(Recognizer(source, pick_device(device)), documents)
+        recognizer = Recognizer(source, pick_device(device))
+        report = evaluation.evaluate(recognizer, documents)
+        _, lost = encode_documents(documents, recognizer.tokenizer, recognizer.limits, recognizer.labels)
+        figures = {"unrepresentable_entities": len(lost), **report.as_dict()}
         if output:
-            metrics = {**without_report(source.manifest.metrics), **report.as_dict()}
+            metrics = {**without_report(source.manifest.metrics), **figures}
             replace(source, manifest=replace(source.manifest, metrics=metrics)).save(output)
+        if lost:
+            console.print(lost_table(lost))
         if as_json:
-            print(json.dumps(report.as_dict(), ensure_ascii=False))
+            print(json.dumps(figures, ensure_ascii=False))
         else:
             Console().print(score_table(report))
         if output:

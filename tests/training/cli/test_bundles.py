@@ -87,6 +87,22 @@ def test_a_card_has_the_figures_of_the_thresholds_it_names(tiny_bundle: Bundle, 
     assert "### sources" in (tmp_path / "measured" / "README.md").read_text(encoding="utf-8")
 
 
+def test_evaluation_tells_what_no_span_fits(
+    tiny_bundle_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It counts as not found, and is listed with its file."""
+    monkeypatch.chdir(tmp_path)
+    odd = {"id": "odd", "text": "Ines Valente left.", "entities": [{"start": 0, "end": 5, "label": "PER"}]}
+    Path("odd.jsonl").write_text(json.dumps(odd), encoding="utf-8")
+    result = invoke("evaluate", tiny_bundle_folder, "odd.jsonl", "--json")
+    assert result.exit_code == 0, result.stderr
+    figures = json.loads(result.stdout)
+    assert figures["unrepresentable_entities"] == 1
+    assert figures["labels"]["PER"]["support"] == 1
+    assert "1 entities cannot be predicted" in result.stderr
+    assert "odd.jsonl" in result.stderr
+
+
 def test_calibrating_twice_and_exporting(tiny_bundle_folder: Path, folder: Path, tmp_path: Path) -> None:
     once, twice, exported = (tmp_path / name for name in ("once", "twice", "exported"))
     told("calibrate", tiny_bundle_folder, folder / "gold.jsonl", "-o", once)
