@@ -12,7 +12,7 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
-from threading import Lock
+from threading import Condition
 from typing import TYPE_CHECKING, TypeVar
 
 from ner_service.records import structure
@@ -45,22 +45,35 @@ def run_planned(
 ) -> None:
     """Execute what is planned, `jobs` at a time; none is begun after so many minutes.
 
-    The plan is asked before every run, for what is still to do may hang on what has been done. No run is begun twice.
+    The plan is asked before every run, for what is still to do may hang on what has been done: where nothing is left
+    while a run is at work, it is asked again when that is over. No run is begun twice.
     """
     until_s = time.monotonic() + 60 * minutes
     begun: set[Run] = set()
-    lock = Lock()
+    at_work: set[Run] = set()
+    changed = Condition()
 
     def begin() -> Run | None:
-        with lock:
-            run = next((run for run in plan() if run not in begun), None)
-            if run is not None:
-                begun.add(run)
-            return run
+        with changed:
+            while time.monotonic() < until_s:
+                run = next((run for run in plan() if run not in begun), None)
+                if run is not None:
+                    begun.add(run)
+                    at_work.add(run)
+                    return run
+                if not at_work:
+                    break
+                changed.wait()
+        return None
 
     def work() -> None:
-        while time.monotonic() < until_s and (run := begin()) is not None:
-            execute(run)
+        while (run := begin()) is not None:
+            try:
+                execute(run)
+            finally:
+                with changed:
+                    at_work.discard(run)
+                    changed.notify_all()
 
     with ThreadPoolExecutor(jobs) as pool:
         for future in [pool.submit(work) for _ in range(jobs)]:

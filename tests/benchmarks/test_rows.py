@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Barrier
+from threading import Barrier, Event
 
 import pytest
 
@@ -74,6 +74,31 @@ def test_the_plan_may_grow_by_what_has_been_done() -> None:
     executed: list[str] = []
     run_planned(lambda: ["first", *(["second"] if executed else [])], executed.append, jobs=1, minutes=10.0)
     assert executed == ["first", "second"]
+
+
+def test_a_job_without_a_run_waits_for_what_the_others_make_possible() -> None:
+    """The plan has nothing more until the first run is over; then two runs wait for each other."""
+    both = Barrier(2, timeout=60)
+    asked: list[None] = []
+    asked_twice = Event()
+    executed: list[str] = []
+
+    def plan() -> list[str]:
+        asked.append(None)
+        if len(asked) == 2:
+            asked_twice.set()
+        return ["second", "third"] if executed else ["first"]
+
+    def execute(run: str) -> None:
+        if run == "first":
+            assert asked_twice.wait(60)
+        else:
+            both.wait()
+        executed.append(run)
+
+    run_planned(plan, execute, jobs=2, minutes=10.0)
+    assert executed[0] == "first"
+    assert sorted(executed[1:]) == ["second", "third"]
 
 
 def test_no_run_is_begun_after_the_time() -> None:
