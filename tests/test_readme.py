@@ -1,16 +1,21 @@
-"""The README tells the truth: its tree is the tree, and its answer is the starter's answer."""
+"""README, docs and recipes tell the truth: of the tree, of the starter's answer, and of what the command lines take."""
 
 from __future__ import annotations
 
 import json
 import re
+import shlex
 from pathlib import Path
 
 import pytest
+from typer.core import TyperGroup
+from typer.main import get_command
 
+from ner_service.cli import app as service
 from ner_service.recognizer import Recognizer
 from ner_service.replies import EntityReply, entity_replies
 from ner_service.text.offsets import OffsetConverter
+from training.cli import app as train
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -68,3 +73,30 @@ def test_the_example_shows_nesting_and_chinese() -> None:
     texts, expected = example()
     assert any(entity["parent"] is not None for entities in expected for entity in entities)
     assert any("\u4e00" <= character <= "\u9fff" for text in texts for character in text)
+
+
+def shown_commands() -> list[str]:
+    """Every line that calls `ner-service` or `ner-train`, in a block of README and docs or a comment of a recipe."""
+    pages = (ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("training/recipes/**/*.toml"))
+    whole = "\n".join(re.sub(r"\\\n#?", " ", page.read_text(encoding="utf-8")) for page in pages)
+    return sorted(set(re.findall(r"^(?:#? +)?(ner-(?:service|train) .*)", whole, re.MULTILINE)))
+
+
+def take(line: str) -> None:
+    """Parse a command line as its program does, without running it; raises where that would refuse it."""
+    name, *arguments = shlex.split(line, comments=True)
+    command = get_command({"ner-service": service, "ner-train": train}[name])
+    while isinstance(command, TyperGroup):
+        command = command.commands[arguments.pop(0)]
+    command.make_context(name, arguments)
+
+
+@pytest.mark.parametrize("line", shown_commands())
+def test_a_command_that_is_shown_is_taken(line: str) -> None:
+    take(line)
+
+
+@pytest.mark.parametrize("line", ["ner-train evaluate BUNDLE DATA --nope", "ner-service serve --port many"])
+def test_one_that_is_wrong_is_not(line: str) -> None:
+    with pytest.raises(Exception, match=r"No such option|valid integer"):
+        take(line)

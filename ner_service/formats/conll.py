@@ -2,9 +2,9 @@
 
 A row is `token ... tag`, or `number token tag ...` (Universal NER), separated by tabs, else by spaces. A comment
 `# text = ...` before the first row gives the text, `# sent_id = ...` its id. Tokens that do not spell such a text are
-joined: directly if all are single characters or a neighbour is Chinese or Japanese, else with a space. Where every token
-of a file ends with a number and the first with 0, it is its place in a word, as in Weibo NER, and no part of the text.
-Knows no tag scheme: one is passed in.
+joined: directly if all are single characters or a neighbour is Chinese or Japanese, else with a space. Where every
+token of a file ends with a number and the first with 0, it is its place in a word, as in Weibo NER, and no part of the
+text. Knows no tag scheme: one is passed in.
 """
 
 from __future__ import annotations

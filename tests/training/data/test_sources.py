@@ -57,8 +57,8 @@ def test_a_mistyped_label_to_rename_is_refused(tmp_path: Path, mistyped: str) ->
     with pytest.raises(ConfigError) as caught:
         list(read_source(source(labels={mistyped: "PER", "CITY": "LOC"}), folder))
     assert str(caught.value) == (
-        f"train.jsonl: labels: found {mistyped!r}, which no entity has; did you mean 'PERSON', of which 2 would be left "
-        "out? If not, remove the key"
+        f"train.jsonl: labels: found {mistyped!r}, which no entity has; did you mean 'PERSON', of which 2 would be "
+        "left out? If not, remove the key"
     )
 
 
