@@ -22,6 +22,7 @@ from ner_service.bundle import Bundle
 from ner_service.decoding import Calibration, Candidates, apply_overlap, decode
 from ner_service.errors import BundleError, ConfigError, MissingHeadError, NerServiceError, TooManyCandidatesError
 from ner_service.model.batch import Batch
+from ner_service.model.config import EncoderConfig, longest_text
 from ner_service.model.heads import Cells
 from ner_service.model.text_model import TextModel
 from ner_service.records import unstructure
@@ -29,7 +30,7 @@ from ner_service.text.layout import windows_of
 from ner_service.text.planning import plan_groups
 from ner_service.text.tokenizer import TextTokenizer
 from ner_service.text.windows import merge
-from ner_service.types import Encoding, Entity, LabelSet, Page, Recognition, RecognizeOptions, Window
+from ner_service.types import Encoding, Entity, LabelSet, Page, Recognition, RecognizeOptions, Window, WindowLimits
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -41,6 +42,23 @@ MIN_MENTIONS, MAX_COVERAGE = 1_000_000, 4.0
 
 BATCH_TOKENS = 4096
 """Tokens that go through the encoder at a time in `recognize` and `vectors`."""
+
+
+def check_window(limits: WindowLimits, tokenizer: TextTokenizer, encoder: EncoderConfig) -> None:
+    """Whether windows of these limits can be cut and read.
+
+    Raises:
+        ConfigError: the encoder reads fewer tokens at once, or the special ones leave no room beside the overlap.
+    """
+    longest = longest_text(encoder)
+    if longest is not None and limits.max_tokens > longest:
+        expected = f"expected {longest} at most, as many as the encoder reads"
+        raise ConfigError(f"window.max_tokens: found {limits.max_tokens}, {expected}")
+    room = limits.max_tokens - tokenizer.num_specials
+    if limits.overlap_tokens >= room:
+        found = f"found {limits.overlap_tokens} of {limits.max_tokens}"
+        expected = f"expected less than {room}, for {tokenizer.num_specials} are special ones"
+        raise ConfigError(f"window.overlap_tokens: {found}, {expected}")
 
 
 class Recognizer:
@@ -60,6 +78,10 @@ class Recognizer:
         self.tokenizer: TextTokenizer = bundle.tokenizer
         self.calibration = bundle.manifest.calibration or Calibration.uncalibrated(len(self.labels))
         self.device = device
+        try:
+            check_window(self.limits, self.tokenizer, bundle.manifest.model.encoder)
+        except ConfigError as error:
+            raise BundleError(f"{bundle.manifest.name!r}: {error}") from error
         self.model = TextModel(bundle.manifest.model, len(self.labels))
         try:
             self.model.load_state_dict(bundle.weights)

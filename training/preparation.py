@@ -25,7 +25,7 @@ from ner_service.model.config import (
     RoFormerV2Config,
 )
 from ner_service.model.text_model import TextModel
-from ner_service.recognizer import Recognizer
+from ner_service.recognizer import Recognizer, check_window
 from ner_service.records import structure, unstructure
 from ner_service.text.tokenizer import TextTokenizer
 from ner_service.types import LabelSet
@@ -129,6 +129,7 @@ def prepare(run: RunConfig, folder: Path, data_folder: Path) -> Setup:
         started = None
     else:
         tokenizer, encoder, weights, started = _start(run.model.start_from, folder, corpus.labels, heads)
+    check_window(run.window, tokenizer, encoder)
     config = ModelConfig(encoder=_with_axes(encoder, run.model.num_axes), heads=heads)
     return Setup(
         run=run, corpus=corpus, tokenizer=tokenizer, config=config, weights=weights, folder=folder, started=started

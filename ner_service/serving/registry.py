@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from ner_service.errors import BundleError, InferenceError, ServiceError
+from ner_service.errors import BundleError, InferenceError, NerServiceError, ServiceError
 from ner_service.serving.batcher import Batcher
 from ner_service.serving.metrics import Metrics
 from ner_service.serving.problems import NotFoundError, NotReadyError
@@ -140,7 +140,7 @@ class ServedModel:
             for cutoffs in kinds:
                 longest = self._read_lengths(cutoffs)
             self._read([WindowTask(longest, kinds[0])] * max(1, self._batch_tokens // len(longest)))
-        except ServiceError as error:
+        except NerServiceError as error:
             if self._state == "warming":
                 logger.critical("the self-test failed: %s", error)
                 self._die()
@@ -159,8 +159,8 @@ class ServedModel:
 
     def _read_lengths(self, cutoffs: tuple[float, ...] | None) -> Encoding:
         """Read texts of many lengths, each alone; the longest."""
-        powers = range(1, self.manifest.window.max_tokens.bit_length())
-        for text in ("a", *("a " * 2**power for power in powers)):
+        most = self.manifest.window.max_tokens
+        for text in ("a", *("a " * 2**power for power in range(1, (most - 1).bit_length())), "a " * most):
             encoding = self.recognizer.encode(text)[0].encoding
             self._read([WindowTask(encoding, cutoffs)])
         return encoding

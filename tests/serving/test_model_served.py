@@ -23,15 +23,16 @@ from ner_service.model.text_model import TextModel
 from ner_service.recognizer import Recognizer
 from ner_service.serving.app import build_app
 from ner_service.serving.metrics import Metrics
-from ner_service.serving.registry import Registry
+from ner_service.serving.registry import Registry, ServedModel
 from ner_service.serving.server import load_model
 from ner_service.serving.settings import Settings
 from ner_service.text.reading_order import reading_order
 from ner_service.text.windows import split
-from ner_service.types import Page, Recognition, RecognizeOptions, codepoints_to_words
+from ner_service.types import Page, Recognition, RecognizeOptions, WindowLimits, codepoints_to_words
 from tests.conftest import SENTENCES
 from tests.serving.conftest import until
 
+CPU = torch.device("cpu")
 TEXTS = (*SENTENCES, " ".join(SENTENCES * 3), "", "😀 Ada 李雷", "\r\n\t ")
 
 
@@ -65,6 +66,25 @@ def embeddings(client: TestClient, inputs: str | list[str]) -> list[list[float]]
 
 def entities(result: dict[str, Any]) -> list[tuple[int, int, str]]:
     return [(entity["start"], entity["end"], entity["label"]) for entity in result["entities"]]
+
+
+def test_the_warm_up_reads_a_full_window(tiny_bundle: Bundle) -> None:
+    """What no window is longer than: here no power of two, nor one and the special tokens."""
+    limits = WindowLimits(max_tokens=29, overlap_tokens=8)
+    recognizer = Recognizer(replace(tiny_bundle, manifest=replace(tiny_bundle.manifest, window=limits)), CPU)
+    model = ServedModel(recognizer, settings=Settings(model=Path("x")), metrics=Metrics(), on_death=lambda: None)
+    lengths: list[int] = []
+    submit = model.batcher.submit
+
+    def spy(items: Any, lengths_of_items: Any) -> Any:
+        lengths.append(max(lengths_of_items))
+        return submit(items, lengths_of_items)
+
+    model.batcher.submit = spy  # type: ignore[method-assign]
+    model.warm_up()
+    model.batcher.close()
+    assert model.state == "ready"
+    assert lengths[-1] == max(lengths) == 29
 
 
 @pytest.mark.parametrize("threshold", [None, 0.9])

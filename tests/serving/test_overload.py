@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from ner_service.errors import ConfigError
 from tests.serving.conftest import Serve, Service, until
 from tests.serving.fakes import DEADLY, FakeRecognizer
 from tests.serving.test_problems import check_problem
@@ -100,6 +101,21 @@ def test_a_failed_self_test_is_death(serve: Serve, monkeypatch: pytest.MonkeyPat
         until(lambda: service.deaths == ["died"])
         check_problem(service.client.get("/health/live"), 503, "not_ready")
         check_problem(service.client.get("/health/ready"), 503, "not_ready")
+
+
+def test_a_text_that_cannot_be_encoded_in_the_self_test_is_death(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the fault: a model that is never ready and never dead is restarted by nobody."""
+
+    def refuse(recognizer: FakeRecognizer, content: object) -> None:
+        raise ConfigError("window: found no room")
+
+    monkeypatch.setattr("tests.serving.conftest.await_ready", lambda service: None)
+    monkeypatch.setattr(FakeRecognizer, "encode", refuse)
+    with serve() as service:
+        until(lambda: service.deaths == ["died"])
+        check_problem(service.client.get("/health/live"), 503, "not_ready")
 
 
 def test_a_dead_model_thread_turns_readiness_off_and_is_told(service: Service) -> None:

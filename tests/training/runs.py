@@ -9,9 +9,11 @@ from pathlib import Path
 from ner_service.bundle import Bundle
 from ner_service.formats import write_documents
 from ner_service.model.config import HeadConfig, Heads, ModelConfig, RoFormerConfig
-from ner_service.types import Document, LabelSet, WindowLimits
+from ner_service.types import Document, Entity, LabelSet, WindowLimits
+from training.cells import is_unknown
 from training.config import BatchConfig, DataConfig, ModelSection, RunConfig, SourceConfig, load_run
 from training.data.sources import Corpus
+from training.data.targets import Example
 from training.data.tokenizer_training import train_tokenizer
 from training.preparation import Setup, prepare
 from training.sample import sample_documents, write_sample
@@ -80,6 +82,13 @@ def setup_of(
     corpus = Corpus(labels=LabelSet(labels), train=tuple(documents), dev=tuple(documents), sha256="")
     config = ModelConfig(encoder=encoder, heads=Heads(spans=head))
     return Setup(run=run, corpus=corpus, tokenizer=tokenizer, config=config, weights={})
+
+
+def is_left_out(document: Document, example: Example, label: str, first: int, last: int) -> bool:
+    """Whether a cell of a document's one window is neither present nor absent, by the rule over the document."""
+    (start, first_end), (last_start, end) = example.encoding.offsets[first], example.encoding.offsets[last]
+    is_special = start == first_end or last_start == end
+    return not is_special and is_unknown(Entity(start, end, label), document)
 
 
 def encoder_bundle(setup: Setup) -> Bundle:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import combinations_with_replacement, starmap
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,11 @@ from hypothesis import strategies as st
 from ner_service.bundle import Bundle
 from ner_service.errors import NerServiceError, TooManyCandidatesError
 from ner_service.recognizer import Recognizer
-from ner_service.types import Document, Encoding, Entity, LabelSet, Recognition, RecognizeOptions
+from ner_service.text.layout import windows_of
+from ner_service.types import Document, Entity, LabelSet, Recognition, RecognizeOptions, WindowLimits
 from training.cells import Cells, calibration_error, cells_of, is_unknown, join, read_cells
-from training.data.targets import Example
+from training.data.targets import examples_of
+from training.data.tokenizer_training import train_tokenizer
 from training.objectives.spans import unknown_cells
 
 CPU = torch.device("cpu")
@@ -113,21 +116,26 @@ def test_cells_are_served_answers(tiny_recognizer: Recognizer) -> None:
     assert len(served) > 3
 
 
-spans = st.tuples(st.integers(0, 5), st.integers(0, 5), st.integers(0, 2)).filter(lambda span: span[0] <= span[1])
+TEXT = "李雷 met Ann of Annapolis in 北京大学."
+TOKENIZER = train_tokenizer([TEXT, "Ann, Annapolis"], vocab_size=300, min_frequency=1)
+spans = st.tuples(st.integers(0, len(TEXT)), st.integers(0, len(TEXT)), st.sampled_from([*LABELS, "EVENT"]))
 
 
-@given(st.sets(spans, max_size=4), spans, st.booleans())
+@given(st.lists(spans.filter(lambda span: span[0] < span[1]), max_size=4), st.booleans(), st.integers(10, 40))
 def test_what_flat_documents_leave_unknown_is_what_training_leaves_out(
-    mentions: set[tuple[int, int, int]], span: tuple[int, int, int], flat: bool
+    mentions: list[tuple[int, int, str]], flat: bool, max_tokens: int
 ) -> None:
-    """One token a character: the rule in characters is `unknown_cells` in tokens."""
-    entities = tuple(Entity(first, last + 1, LABELS[label]) for first, last, label in mentions)
-    first, last, label = span
-    encoding = Encoding(tuple(range(6)), tuple((i, i + 1) for i in range(6)))
-    example = Example(encoding, tuple((c, i, j) for i, j, c in mentions), (True,) * 3, flat)
-    in_training = bool(unknown_cells([example], 3, 6)[0, label, first, last])
-    document = Document("abcdef", entities, flat=flat)
-    assert is_unknown(Entity(first, last + 1, LABELS[label]), document) == in_training
+    """The rule over a document is `unknown_cells` over its windows, whatever these or the tokens' boundaries cut."""
+    document = Document(TEXT, tuple(sorted(starmap(Entity, mentions), key=lambda entity: entity.key)), flat=flat)
+    limits = WindowLimits(max_tokens=max_tokens, overlap_tokens=3)
+    examples, _ = examples_of(document, TOKENIZER, limits, LabelSet(LABELS))
+    for window, example in zip(windows_of(TEXT, TOKENIZER, limits), examples, strict=True):
+        unknown_CLL = unknown_cells([example], len(LABELS), len(example))[0]
+        tokens = [(i, start, end) for i, (start, end) in enumerate(window.encoding.offsets) if start < end]
+        for (i, start, _), (j, _, end) in combinations_with_replacement(tokens, 2):
+            for label, name in enumerate(LABELS):
+                span = Entity(window.start + start, window.start + end, name)
+                assert is_unknown(span, document) == bool(unknown_CLL[label, i, j])
 
 
 def test_unknown_cells_are_none() -> None:

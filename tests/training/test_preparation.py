@@ -13,12 +13,12 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import BertConfig, BertModel, PreTrainedModel, PreTrainedTokenizerFast, RoFormerConfig, RoFormerModel
 
 from ner_service.bundle import Bundle
-from ner_service.errors import ConfigError, NerServiceError
+from ner_service.errors import BundleError, ConfigError, NerServiceError
 from ner_service.model.batch import pad
 from ner_service.model.config import EmbeddingConfig, LatentConfig
 from ner_service.model.text_model import TextModel
 from ner_service.recognizer import Recognizer
-from ner_service.types import Recognition
+from ner_service.types import Recognition, WindowLimits
 from tests.training.runs import SMALL, small_setup
 from training import preparation
 from training.config import (
@@ -50,6 +50,28 @@ def test_fresh_weights_are_those_of_the_seed(fresh: Setup) -> None:
     other = replace(fresh, run=replace(fresh.run, seed=1)).build_model().state_dict()
     assert all(torch.equal(tensor, two[name]) for name, tensor in one.items())
     assert not torch.equal(one["spans.dense.weight"], other["spans.dense.weight"])
+
+
+@pytest.mark.parametrize(
+    ("limits", "message"),
+    [
+        (WindowLimits(max_tokens=65, overlap_tokens=8), "window.max_tokens: found 65, expected 64 at most, as many as"),
+        (WindowLimits(max_tokens=16, overlap_tokens=14), "window.overlap_tokens: found 14 of 16, expected less than 14"),
+    ],
+)
+def test_windows_that_cannot_be_read_or_cut_are_refused(
+    fresh: Setup, run_folder: Path, limits: WindowLimits, message: str
+) -> None:
+    """Before training: short texts would be learnt, and no long one could ever be served."""
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    encoder = {"kind": "huggingface", "model_type": "bert", "config": {**sizes, "max_position_embeddings": 64}}
+    run = replace(fresh.run, model=ModelSection(encoder=encoder), window=limits)
+    with pytest.raises(ConfigError, match=message):
+        prepare(run, run_folder, run_folder)
+    bundle = fresh.bundle(fresh.build_model().state_dict(), {})
+    narrow = replace(bundle.manifest, window=WindowLimits(max_tokens=16, overlap_tokens=14))
+    with pytest.raises(BundleError, match="window.overlap_tokens: found 14 of 16"):
+        Recognizer(replace(bundle, manifest=narrow), CPU)
 
 
 def test_a_run_trains_its_tokenizer(fresh: Setup) -> None:

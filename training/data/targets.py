@@ -17,13 +17,15 @@ from ner_service.types import Document, Encoding, Entity, LabelSet, Window, Wind
 class Example:
     """A window with its gold cells (label index, first token, last token) and the labels that it is annotated for.
 
-    `flat` says that spans of another label inside a gold one were not looked for.
+    Inside the mentions of a flat document spans of another label were not looked for: `covered` has the tokens of each
+    that lie in the window (label index, first, last), and whether they are all of it or the window or the boundary of
+    a token cuts it. A label that is none of the run's has the index -1.
     """
 
     encoding: Encoding
     cells: tuple[tuple[int, int, int], ...]
     annotated: tuple[bool, ...]
-    flat: bool = False
+    covered: tuple[tuple[int, int, int, bool], ...] = ()
 
     def __len__(self) -> int:
         return len(self.encoding)
@@ -50,7 +52,8 @@ def examples_of(
     for window in windows:
         cells = _cells(window, entities, labels)
         placed.update(cells)
-        examples.append(Example(window.encoding, tuple(sorted(set(cells.values()))), annotated, document.flat))
+        covered = _covered(window, document.entities, labels) if document.flat else ()
+        examples.append(Example(window.encoding, tuple(sorted(set(cells.values()))), annotated, covered))
     lost = [Unrepresentable(document, e, _reason(e, windows)) for e in entities if e not in placed]
     torn = [entity for entity in document.scattered if entity.label in labels]
     lost += [Unrepresentable(document, entity, "its words do not follow each other") for entity in torn]
@@ -79,6 +82,19 @@ def _cells(window: Window, entities: Iterable[Entity], labels: LabelSet) -> dict
         if start in first and end in last and first[start] <= last[end]:
             cells[entity] = (labels.index(entity.label), first[start], last[end])
     return cells
+
+
+def _covered(window: Window, entities: Iterable[Entity], labels: LabelSet) -> tuple[tuple[int, int, int, bool], ...]:
+    offsets = window.encoding.offsets
+    found = []
+    for entity in entities:
+        mention = entity.start - window.start, entity.end - window.start
+        inside = [i for i, (start, end) in enumerate(offsets) if mention[0] <= start < end <= mention[1]]
+        if inside:
+            whole = (offsets[inside[0]][0], offsets[inside[-1]][1]) == mention
+            label = labels.index(entity.label) if entity.label in labels else -1
+            found.append((label, inside[0], inside[-1], whole))
+    return tuple(found)
 
 
 def _reason(entity: Entity, windows: Sequence[Window]) -> str:

@@ -93,13 +93,18 @@ def positive_cells(batch: Sequence[Example], num_labels: int, length: int) -> Te
 
 
 def unknown_cells(batch: Sequence[Example], num_labels: int, length: int) -> Tensor:
-    """True at the cells of flat texts that lie inside mentions, all of another label than they, [B, C, L, L]."""
+    """True at the cells of flat texts that lie inside mentions, all of another label than they, [B, C, L, L].
+
+    The cell of a mention is known, whatever the label.
+    """
     unknown_BCLL = torch.zeros(len(batch), num_labels, length, length, dtype=torch.bool)
     known_BCLL = torch.zeros_like(unknown_BCLL)
     for row, example in enumerate(batch):
-        for label, first, last in example.cells if example.flat else ():
+        for label, first, last, whole in example.covered:
             inside = slice(first, last + 1)
             unknown_BCLL[row, :, inside, inside] = True
-            known_BCLL[row, label, inside, inside] = True
-            known_BCLL[row, :, first, last] = True
+            if label >= 0:
+                known_BCLL[row, label, inside, inside] = True
+            if whole:
+                known_BCLL[row, :, first, last] = True
     return unknown_BCLL & ~known_BCLL

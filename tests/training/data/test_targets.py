@@ -161,9 +161,16 @@ def test_what_is_lost_stays_in_the_denominator_of_recall() -> None:
     assert (micro.precision, micro.recall) == (1.0, 0.75)
 
 
-def test_windows_of_flat_documents_are_flat() -> None:
-    document = Document("李雷去了上海", (Entity(0, 2, "person"), Entity(4, 6, "place")), flat=True)
+def test_windows_of_flat_documents_tell_what_their_mentions_cover() -> None:
+    """Also of a mention that no window holds whole, and of one of a label that the run has not."""
+    document = Document("李雷去了上海", (Entity(0, 2, "person"), Entity(4, 6, "town")), flat=True)
     [example], _ = examples_of(document, tokenizer(), LIMITS, NAMES)
-    assert example.flat
+    assert example.covered == ((NAMES.index("person"), 1, 2, True), (-1, 5, 6, True))
     [nested], _ = examples_of(replace(document, flat=False), tokenizer(), LIMITS, NAMES)
-    assert not nested.flat
+    assert nested.covered == ()
+    long = Document("北京大学在北京。" * 3, (Entity(2, 22, "group"),), flat=True)
+    examples, lost = examples_of(long, tokenizer(), NARROW, NAMES)
+    assert [item.reason for item in lost] == ["no window holds it whole"]
+    assert [example.cells for example in examples] == [()] * len(examples)
+    assert sum(last - first + 1 for example in examples for _, first, last, _ in example.covered) >= 20
+    assert not any(whole for example in examples for *_, whole in example.covered)

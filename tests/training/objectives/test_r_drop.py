@@ -14,7 +14,7 @@ from torch import Tensor
 from ner_service.model.batch import pad
 from ner_service.model.config import RoFormerConfig
 from ner_service.types import Document, Entity
-from tests.training.runs import setup_of
+from tests.training.runs import is_left_out, setup_of
 from training.config import RegularisationConfig
 from training.data.targets import Example, encode_documents
 from training.objectives.spans import SpansObjective
@@ -38,21 +38,14 @@ def spans_of(dropout: float, alpha: float) -> tuple[SpansObjective, list[Example
     return SpansObjective(setup, setup.build_model().double().train(), Accelerator(cpu=True)), examples
 
 
-def unknown(example: Example, label: int, first: int, last: int) -> bool:
-    """Inside a mention of a flat text that is of another label, and itself none."""
-    around = {other for other, start, end in example.cells if start <= first and last <= end}
-    gold = {(start, end) for _, start, end in example.cells}
-    return example.flat and bool(around) and label not in around and (first, last) not in gold
-
-
-def loss_by_hand(first: Tensor, second: Tensor, example: Example, alpha: float) -> float:
-    """Of one text: for each annotated label the mean loss of two passes, and alpha/4 of the mean over valid cells of
-    (sigmoid(a) - sigmoid(b)) (a - b).
+def loss_by_hand(first: Tensor, second: Tensor, document: Document, example: Example, alpha: float) -> float:
+    """Of a document and its one window: for each annotated label the mean loss of two passes, and alpha/4 of the mean
+    over valid cells of (sigmoid(a) - sigmoid(b)) (a - b).
     """
     total = 0.0
     for label in (label for label in range(len(LABELS)) if example.annotated[label]):
         cells = [(start, end) for start in range(len(example)) for end in range(start, len(example))]
-        valid = [cell for cell in cells if not unknown(example, label, *cell)]
+        valid = [cell for cell in cells if not is_left_out(document, example, LABELS[label], *cell)]
         scores = [[float(grid[label, start, end]) for start, end in valid] for grid in (first, second)]
         gold = [(label, *cell) in example.cells for cell in valid]
         for passed in scores:
@@ -77,7 +70,7 @@ def test_r_drop_by_hand() -> None:
     inputs = pad([example.encoding.token_ids for example in examples], objective.tokenizer.pad_id)
     with torch.no_grad():
         grids = [objective.model(inputs), objective.model(inputs)]
-    by_text = list(zip(grids[0], grids[1], examples, strict=True))
+    by_text = list(zip(grids[0], grids[1], DOCUMENTS, examples, strict=True))
     assert found == pytest.approx(sum(loss_by_hand(*text, 20.0) for text in by_text), rel=1e-9)
     assert found > sum(loss_by_hand(*text, 0.0) for text in by_text) * 1.001
 

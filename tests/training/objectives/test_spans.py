@@ -13,7 +13,7 @@ from ner_service.model.batch import pad
 from ner_service.model.config import HeadConfig
 from ner_service.model.text_model import TextModel
 from ner_service.types import Document, Entity
-from tests.training.runs import setup_of
+from tests.training.runs import is_left_out, setup_of
 from training.config import BatchConfig
 from training.data.targets import Example, encode_documents
 from training.objectives.spans import SpansObjective
@@ -41,8 +41,8 @@ def setup(request: pytest.FixtureRequest) -> Setup:
     return setup_of(DOCUMENTS, LABELS, HEADS[request.param])
 
 
-def dense_loss(setup: Setup, model: TextModel, example: Example) -> float:
-    """The formula, cell by cell, of one text alone: sum over annotated labels of
+def dense_loss(setup: Setup, model: TextModel, document: Document, example: Example) -> float:
+    """The formula, cell by cell, of a document and its one window: sum over annotated labels of
     log(1 + sum over negatives of e^s) + log(1 + sum over positives of e^-s).
     """
     with torch.no_grad():
@@ -57,22 +57,15 @@ def dense_loss(setup: Setup, model: TextModel, example: Example) -> float:
                 score = float(grid[label, first, last])
                 if (label, first, last) in example.cells:
                     positives += torch.tensor(-score, dtype=torch.float64).exp().item()
-                elif not _is_unknown(example, label, first, last):
+                elif not is_left_out(document, example, LABELS[label], first, last):
                     negatives += torch.tensor(score, dtype=torch.float64).exp().item()
         total += torch.tensor([negatives, positives], dtype=torch.float64).log().sum().item()
     return total
 
 
-def _is_unknown(example: Example, label: int, first: int, last: int) -> bool:
-    """In a flat text: inside a mention, itself none, and of no mention's label that it lies in."""
-    around = {c for c, start, end in example.cells if start <= first and last <= end}
-    gold = {(start, end) for _, start, end in example.cells}
-    return example.flat and bool(around) and label not in around and (first, last) not in gold
-
-
 def test_the_loss_is_the_formula(setup: Setup) -> None:
     objective, model, examples = objective_of(setup)
-    expected = sum(dense_loss(setup, model, example) for example in examples)
+    expected = sum(dense_loss(setup, model, *pair) for pair in zip(setup.corpus.train, examples, strict=True))
     assert objective.loss(examples).item() == pytest.approx(expected, rel=1e-12)
     assert expected > 10
 
@@ -81,26 +74,29 @@ def test_a_wrong_gold_cell_changes_the_loss(setup: Setup) -> None:
     objective, model, examples = objective_of(setup)
     label, first, last = examples[0].cells[0]
     moved = replace(examples[0], cells=((label, first, last + 1), *examples[0].cells[1:]))
-    assert objective.loss([moved]).item() != pytest.approx(dense_loss(setup, model, examples[0]), rel=1e-6)
+    assert objective.loss([moved]).item() != pytest.approx(
+        dense_loss(setup, model, setup.corpus.train[0], examples[0]), rel=1e-6
+    )
 
 
 def test_cells_inside_a_flat_mention_of_another_label_take_no_part() -> None:
     flat = [replace(document, flat=True) for document in DOCUMENTS]
     setup = setup_of(flat, LABELS)
     objective, model, examples = objective_of(setup)
-    expected = sum(dense_loss(setup, model, example) for example in examples)
+    expected = sum(dense_loss(setup, model, *pair) for pair in zip(setup.corpus.train, examples, strict=True))
     assert objective.loss(examples).item() == pytest.approx(expected, rel=1e-12)
-    nested = [replace(example, flat=False) for example in examples]
+    nested = [replace(example, covered=()) for example in examples]
     assert objective.loss(nested).item() > expected + 1e-3
 
 
 def test_a_gold_entity_inside_a_flat_mention_stays_gold() -> None:
     """Its cell has a score of its own, or the loss would be infinite."""
-    setup = setup_of([replace(DOCUMENTS[1], flat=True)], LABELS)
+    document = replace(DOCUMENTS[1], flat=True)
+    setup = setup_of([document], LABELS)
     objective, model, [example] = objective_of(setup)
     assert (GROUP, 1, 4) in example.cells
     assert (PLACE, 1, 2) in example.cells
-    assert objective.loss([example]).item() == pytest.approx(dense_loss(setup, model, example), rel=1e-12)
+    assert objective.loss([example]).item() == pytest.approx(dense_loss(setup, model, document, example), rel=1e-12)
 
 
 def gradients(objective: SpansObjective, model: TextModel, batches: list[list[Example]]) -> dict[str, Tensor]:
