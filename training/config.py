@@ -118,7 +118,10 @@ class OptimizerConfig:
     clip_norm: float = 1.0
 
     def __post_init__(self) -> None:
+        for name in ("lr", "head_lr", "weight_decay"):
+            _check(name, getattr(self, name), getattr(self, name) >= 0, "0 or more")
         _check("warmup_fraction", self.warmup_fraction, 0.0 <= self.warmup_fraction < 1.0, "0 to below 1")
+        _check("clip_norm", self.clip_norm, self.clip_norm > 0, "above 0")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -304,6 +307,7 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         _check("epochs", self.epochs, self.epochs >= 1, "1 or more")
+        _check("patience", self.patience, self.patience is None or self.patience >= 1, "1 or more")
         _check("evaluate_every", self.evaluate_every, self.evaluate_every >= 1, "1 or more")
         for name in ("r_drop", "fgm"):
             value = getattr(self.regularisation, name)

@@ -130,7 +130,7 @@ def evaluate(recognizer: Recognizer, documents: Sequence[Document]) -> Report:
 def full_report(documents: Sequence[Document], predictions: Sequence[tuple[Entity, ...] | None]) -> Report:
     """`compare`, file by file too, and for flat gold the answers under `overlap: flat` and seqeval's view of them."""
     report = replace(compare(documents, predictions), sources=_by_source(documents, predictions))
-    if any(has_overlap(document.entities) for document in documents):
+    if any(has_overlap(annotated(document.entities, document)) for document in documents):
         return report
     flat = [apply_overlap(entities or (), "flat") for entities in predictions]
     return replace(report, flat_policy=compare(documents, flat).micro, seqeval=seqeval_score(documents, flat))
@@ -228,7 +228,7 @@ def seqeval_score(documents: Sequence[Document], predictions: Sequence[Iterable[
     Raises:
         ValueError: entities overlap; tags cannot say that.
     """
-    gold = [_tags(document.text, document.entities) for document in documents]
+    gold = [_tags(document.text, annotated(document.entities, document)) for document in documents]
     predicted = [_tags(document.text, found) for document, found in zip(documents, predictions, strict=True)]
     precision, recall, f1, _ = precision_recall_fscore_support(
         gold, predicted, average="micro", scheme=IOB2, zero_division=0

@@ -14,12 +14,13 @@ def sparse_zlpr(scores_BCLL: Tensor, positive_BCP: Tensor) -> Tensor:
     """log(1 + sum over negatives of e^s) + log(1 + sum over positives of e^-s), for each text and label: loss_BC.
 
     `positive_BCP` holds flat cells start * L + end, -1 where a row has fewer than P. Cells with a score of -inf
-    count on neither side. Positives are struck out of a copy of the grid, not subtracted from a sum over all of it: the
-    subtractive form turns negative in fp32 near a score of 9, and beyond 16 pulls right answers down.
+    count on neither side. In single precision or wider, under autocast too. Positives are struck out of a copy of the
+    grid, not subtracted from a sum over all of it: the subtractive form turns negative in fp32 near a score of 9, and
+    beyond 16 pulls right answers down.
 
     Source: kexue.fm/archives/7359 (the loss), 8888 (sparse labels).
     """
-    flat_BCM = scores_BCLL.flatten(2)
+    flat_BCM = _wide(scores_BCLL).flatten(2)
     num_cells = flat_BCM.shape[-1]
     given = positive_BCP >= 0
     # Two columns more: the 0 of the threshold class, and a spare one that padding of the labels may strike out.

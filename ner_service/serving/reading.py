@@ -147,11 +147,11 @@ class Reader:
         images = await self._read_images(items)
         # One deadline bounds all the waiting of a request; what is worked on for it does not count.
         wait_s = self._settings.deadline_s - images.queue_s
-        encoded = await self._encode(model, items, iter(images.answers), one_window, wait_s)
+        encoded, waited_s = await self._encode(model, items, iter(images.answers), one_window, wait_s)
         windows = [window for each in encoded if isinstance(each.windows, list) for window in each.windows]
         lengths = [len(window.encoding) for window in windows]
         tasks = [WindowTask(window.encoding, cutoffs) for window in windows]
-        outcome = await model.batcher.answer(tasks, lengths, wait_s)
+        outcome = await model.batcher.answer(tasks, lengths, wait_s - waited_s)
         stream = iter(outcome.answers)
         num_characters = sum(each.num_characters for each in encoded)
         return Reading(
@@ -172,8 +172,10 @@ class Reader:
 
     async def _encode(
         self, model: ServedModel, items: Sequence[Item], images: _ReadImages, one_window: bool, wait_s: float
-    ) -> list[_Encoded]:
-        """Every item's windows. An item that was begun is finished: the rest is left when the client or the time goes.
+    ) -> tuple[list[_Encoded], float]:
+        """Every item's windows, and the seconds that the first waited for a thread.
+
+        An item that was begun is finished: the rest is left when the client or the time goes.
 
         Raises:
             DeadlineError: not all were begun within `wait_s`.
@@ -181,18 +183,21 @@ class Reader:
         loop = asyncio.get_running_loop()
         given_up = threading.Event()
         timer = loop.call_later(wait_s, given_up.set)
+        admitted_at = time.monotonic()
 
-        def encode() -> list[_Encoded]:
-            return [self._encode_item(model, item, images, one_window) for item in items if not given_up.is_set()]
+        def encode() -> tuple[list[_Encoded], float]:
+            waited_s = time.monotonic() - admitted_at
+            encoded = [self._encode_item(model, item, images, one_window) for item in items if not given_up.is_set()]
+            return encoded, waited_s
 
         try:
-            encoded = await loop.run_in_executor(self._threads, encode)
+            encoded, waited_s = await loop.run_in_executor(self._threads, encode)
         finally:
             timer.cancel()
             given_up.set()
         if len(encoded) < len(items):
             raise DeadlineError(f"at the deadline {len(encoded)} of {len(items)} inputs were ready for the model")
-        return encoded
+        return encoded, waited_s
 
     def _encode_item(self, model: ServedModel, item: Item, images: _ReadImages, one_window: bool) -> _Encoded:
         content: Content | NerServiceError

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from ner_service.errors import BundleError, InferenceError, NerServiceError, ServiceError
+from ner_service.errors import BundleError, InferenceError, NerServiceError
 from ner_service.serving.batcher import Batcher
 from ner_service.serving.metrics import Metrics
 from ner_service.serving.problems import NotFoundError, NotReadyError

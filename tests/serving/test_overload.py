@@ -103,9 +103,7 @@ def test_a_failed_self_test_is_death(serve: Serve, monkeypatch: pytest.MonkeyPat
         check_problem(service.client.get("/health/ready"), 503, "not_ready")
 
 
-def test_a_text_that_cannot_be_encoded_in_the_self_test_is_death(
-    serve: Serve, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_text_that_cannot_be_encoded_in_the_self_test_is_death(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the fault: a model that is never ready and never dead is restarted by nobody."""
 
     def refuse(recognizer: FakeRecognizer, content: object) -> None:

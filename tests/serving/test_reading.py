@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from ner_service.serving.batcher import DeadlineError
+from ner_service.serving.batcher import DeadlineError, Outcome
 from ner_service.serving.items import TextItem
 from ner_service.serving.json_text import parse_json
 from ner_service.serving.reading import Reader
@@ -76,6 +76,32 @@ def test_what_is_not_encoded_when_the_client_goes_is_left(service: Service, monk
         return held.encoded
 
     assert asyncio.run(ask()) == ["Ada"]
+
+
+def test_the_wait_for_a_thread_is_part_of_the_deadline(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The model's queue has what is left of it."""
+    waits: list[float] = []
+    answer = service.model.batcher.answer
+
+    async def spy(items: Any, lengths: Any, deadline_s: float) -> Outcome[Any]:
+        waits.append(deadline_s)
+        return await answer(items, lengths, deadline_s)
+
+    monkeypatch.setattr(service.model.batcher, "answer", spy)
+
+    async def ask() -> None:
+        reader = Reader(Settings(model=Path("unused"), deadline_s=600.0), None)
+        go = threading.Event()
+        loop = asyncio.get_running_loop()
+        for _ in range(reader._threads._max_workers):
+            reader._threads.submit(go.wait, 120)
+        loop.call_later(0.2, go.set)
+        await reader.find(service.model, ITEMS, (0.0,) * 3, one_window=False)
+        reader._threads.shutdown()
+
+    asyncio.run(ask())
+    [wait_s] = waits
+    assert 480 < wait_s <= 599.9
 
 
 def test_whoever_waits_has_every_input_encoded(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from ner_service.errors import TooManyCandidatesError
 from ner_service.recognizer import Recognizer
 from ner_service.types import Document, Entity, LabelSet, Recognition, RecognizeOptions
 from tests.strategies import documents, flat_documents, flat_entities
-from training.evaluation import REPORTED, Score, compare, evaluate, has_overlap, predict, seqeval_score
+from training.evaluation import REPORTED, Score, compare, evaluate, full_report, has_overlap, predict, seqeval_score
 
 CPU = torch.device("cpu")
 ORG, LOC, PER = "ORG", "LOC", "PER"
@@ -116,6 +116,15 @@ def test_a_refused_text_is_a_text_without_entities() -> None:
     assert counts(report.micro) == (0, 2, 0)
     assert report.num_refused == 2
     assert report.as_dict()["refused"] == 2
+
+
+def test_seqeval_sees_the_gold_that_was_annotated() -> None:
+    """A label outside it is missed nowhere, and overlaps with nothing."""
+    entities = (Entity(0, 2, "PER"), Entity(3, 8, "ORG"), Entity(3, 6, "ORG"))
+    document = Document("Bo met Ann", entities, annotated=frozenset({"PER"}))
+    report = full_report([document], [(Entity(0, 2, "PER"),)])
+    assert report.micro.recall == 1.0
+    assert report.seqeval == {"precision": 1.0, "recall": 1.0, "f1": 1.0}
 
 
 def test_flat_gold_is_scored_flat_and_by_seqeval_too() -> None:

@@ -138,12 +138,16 @@ def test_gp11_gradients_are_bounded_and_0_at_masked_cells(seed: int, scale: floa
     assert (gradient[~gold] >= 0).all()
 
 
-def test_gp11_no_nan_under_autocast() -> None:
-    scores, gold = grids(0, 50.0, 0.3, torch.float32)
+def test_gp11_a_grid_in_bf16_loses_nothing_more_under_autocast() -> None:
+    """Sums of exponentials are taken in fp32: as exact as of the same numbers in fp64."""
+    scores, gold = grids(0, 50.0, 0.3, torch.bfloat16)
     scores.requires_grad_(True)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         loss = sparse_zlpr(scores, positives(gold))
     assert loss.dtype == torch.float32
+    exact = sparse_zlpr(scores.detach().double(), positives(gold))
+    torch.testing.assert_close(loss.double(), exact, rtol=1e-6, atol=1e-6)
+    assert (exact.bfloat16().double() - exact).abs().max() > 1e-2
     (gradient,) = torch.autograd.grad(loss.sum(), scores)
     assert gradient.isfinite().all()
 

@@ -56,7 +56,10 @@ def test_fresh_weights_are_those_of_the_seed(fresh: Setup) -> None:
     ("limits", "message"),
     [
         (WindowLimits(max_tokens=65, overlap_tokens=8), "window.max_tokens: found 65, expected 64 at most, as many as"),
-        (WindowLimits(max_tokens=16, overlap_tokens=14), "window.overlap_tokens: found 14 of 16, expected less than 14"),
+        (
+            WindowLimits(max_tokens=16, overlap_tokens=14),
+            "window.overlap_tokens: found 14 of 16, expected less than 14",
+        ),
     ],
 )
 def test_windows_that_cannot_be_read_or_cut_are_refused(
@@ -70,7 +73,7 @@ def test_windows_that_cannot_be_read_or_cut_are_refused(
         prepare(run, run_folder, run_folder)
     bundle = fresh.bundle(fresh.build_model().state_dict(), {})
     narrow = replace(bundle.manifest, window=WindowLimits(max_tokens=16, overlap_tokens=14))
-    with pytest.raises(BundleError, match="window.overlap_tokens: found 14 of 16"):
+    with pytest.raises(BundleError, match=r"window\.overlap_tokens: found 14 of 16"):
         Recognizer(replace(bundle, manifest=narrow), CPU)
 
 
