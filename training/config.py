@@ -108,12 +108,14 @@ class ModelSection:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OptimizerConfig:
-    """AdamW and its schedule. The head has a learning rate of its own; biases, norms and embeddings do not decay."""
+    """AdamW. Learning rates rise for `warmup_fraction` of all steps and then fall to 0, both linearly.
+
+    The head has a learning rate of its own; biases, norms and embeddings do not decay.
+    """
 
     lr: float = 5e-4
     head_lr: float = 1e-3
     weight_decay: float = 0.01
-    schedule: Literal["linear", "cosine"] = "linear"
     warmup_fraction: float = 0.1
     clip_norm: float = 1.0
 

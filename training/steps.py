@@ -5,7 +5,6 @@ Knows modules and numbers; knows no data and no loss.
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -44,8 +43,7 @@ def schedule_factor(progress: float, config: OptimizerConfig) -> float:
     """The share of the peak learning rate, 0 to 1, at `progress` of the run."""
     if progress < config.warmup_fraction:
         return progress / config.warmup_fraction
-    rest = (progress - config.warmup_fraction) / (1.0 - config.warmup_fraction)
-    return 1.0 - rest if config.schedule == "linear" else 0.5 * (1.0 + math.cos(math.pi * rest))
+    return 1.0 - (progress - config.warmup_fraction) / (1.0 - config.warmup_fraction)
 
 
 def seed_step(seed: int, epoch: int, step: int, process: int) -> None:

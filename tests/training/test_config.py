@@ -86,7 +86,6 @@ def test_an_override_has_the_type_of_its_key(tmp_path: Path, override: str, foun
         ("epochs=true", "epochs: found True, expected a whole number"),
         ("epochs=0", "epochs: found 0, expected 1 or more"),
         ("precision=fp8", "precision: found 'fp8', expected 'fp32' or 'bf16'"),
-        ("optimizer.schedule=step", "optimizer.schedule: found 'step', expected 'linear' or 'cosine'"),
         ("optimizer.warmup_fraction=1.0", "optimizer: warmup_fraction: found 1.0, expected 0 to below 1"),
         ("batch.tokens=0", "batch: tokens: found 0, expected 1 or more"),
         ("batch.accumulate=0", "batch: accumulate: found 0, expected 1 or more"),

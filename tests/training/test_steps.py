@@ -31,7 +31,6 @@ from training.steps import (
 )
 
 LINEAR = OptimizerConfig(warmup_fraction=0.2)
-COSINE = OptimizerConfig(warmup_fraction=0.2, schedule="cosine")
 
 
 @pytest.mark.parametrize(
@@ -42,11 +41,6 @@ COSINE = OptimizerConfig(warmup_fraction=0.2, schedule="cosine")
         (LINEAR, 0.2, 1.0),
         (LINEAR, 0.4, 0.75),
         (LINEAR, 1.0, 0.0),
-        (COSINE, 0.1, 0.5),
-        (COSINE, 0.2, 1.0),
-        (COSINE, 0.4, 0.8535533905932737),  # (1 + cos(pi / 4)) / 2
-        (COSINE, 0.6, 0.5),
-        (COSINE, 1.0, 0.0),
         (OptimizerConfig(warmup_fraction=0.0), 0.0, 1.0),
         (OptimizerConfig(warmup_fraction=0.0), 0.25, 0.75),
     ],
