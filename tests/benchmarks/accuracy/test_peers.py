@@ -163,7 +163,7 @@ def test_sets_of_the_same_texts_and_peers_are_asked_once_and_scored_twice(
     """Without any peer: the bundle's rows of every set, and as many questions as there are different texts."""
     for path in {path for compared in SETS.values() for path in compared.files}:
         (tmp_path / path).parent.mkdir(exist_ok=True)
-        write_documents([replace(SAMPLE, metadata={"genre": "news"})], tmp_path / path)
+        write_documents([Document(SAMPLE.text, metadata={"genre": "news"})], tmp_path / path)
     asked: list[str] = []
     monkeypatch.setattr(peers, "ask_peer", lambda name, python, documents: asked.append(name))
     setup = setup_of(sample_documents(8), LABELS)
