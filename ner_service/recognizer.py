@@ -40,6 +40,8 @@ Vectors = npt.NDArray[np.float32]
 MIN_MENTIONS, MAX_COVERAGE = 1_000_000, 4.0
 """The entities of a text may have so many characters together, or four times the text's: an answer repeats each."""
 
+_HINT = "raise the threshold, or train on texts as long as this one (`data.join`)"
+
 BATCH_TOKENS = 4096
 """Tokens that go through the encoder at a time in `recognize` and `vectors`."""
 
@@ -155,7 +157,7 @@ class Recognizer:
         for found in candidates:
             if found.overflow is not None:
                 raise TooManyCandidatesError(
-                    f"more than {self.max_candidates} spans of {found.overflow!r} in one window; raise its threshold"
+                    f"more than {self.max_candidates} spans of {found.overflow!r} in one window; {_HINT}"
                 )
         answers = [
             (window, decode(found, window.encoding, self.labels, self.calibration))
@@ -166,7 +168,7 @@ class Recognizer:
         together = sum(entity.end - entity.start for entity in entities)
         if together > most:
             raise TooManyCandidatesError(
-                f"entities of {together} characters together, expected at most {most:.0f}; raise the threshold"
+                f"entities of {together} characters together, expected at most {most:.0f}; {_HINT}"
             )
         return entities
 

@@ -51,6 +51,9 @@ epochs = 8
 [data]
 train = [{ path = "train.jsonl" }]
 dev = [{ path = "dev.jsonl" }]
+# The share of documents that are laid together into longer ones, other ones each epoch. A model that has seen single
+# sentences alone finds debris where several stand together; 0 is for documents as long as the texts you will send.
+join = 0.5
 
 [tokenizer]
 vocab_size = 2000

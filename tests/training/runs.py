@@ -21,6 +21,7 @@ from training.sample import sample_documents, write_sample
 SMALL = (
     "device=cpu",
     "epochs=2",
+    "data.join=0.0",
     "tokenizer.vocab_size=400",
     "model.encoder.hidden_size=32",
     "model.encoder.num_layers=1",

@@ -16,7 +16,8 @@ from training.sample import sample_documents, write_sample
 
 def test_the_sample_is_a_run_and_its_documents(tmp_path: Path) -> None:
     run = write_sample(tmp_path / "new" / "sample")
-    assert load_run(run).name == "sample"
+    config = load_run(run)
+    assert (config.name, config.data.join) == ("sample", 0.5)
     train, dev, calibration = (
         list(read_documents(run.parent / f"{name}.jsonl")) for name in ("train", "dev", "calibration")
     )
