@@ -13,6 +13,8 @@ from ner_service.model.config import HeadConfig, LatentConfig
 from ner_service.records import structure
 from ner_service.types import PageOrder, WindowLimits
 
+NUM_SEEDS = 1 << 32
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceConfig:
@@ -71,6 +73,9 @@ class DataConfig:
         _check("round_lines", self.round_lines, self.round_lines >= 1, "1 or more")
         if not (self.train or self.texts or self.pairs):
             raise ValueError("found none of `train`, `texts` and `pairs`, expected something to learn from")
+        for name in ("dev", "labels", "join"):
+            value = getattr(self, name)
+            _check(name, value, bool(self.train or not value), "none without `train`")
         for number, source in enumerate(self.dev):
             _check(f"dev[{number}].inner", dict(source.inner), not source.inner, "none: gold alone is measured by")
         labels = self.labels or ()
@@ -89,8 +94,8 @@ class TokenizerConfig:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSection:
     """The encoder as `ner_service.model.config` names it, less `vocab_size`; or `start_from`: a bundle, a folder or a
-    hub name of a Hugging Face checkpoint, which brings encoder, weights and tokenizer along. With both, `start_from` is
-    what counts: so any run can be started from a bundle by `--set`.
+    hub name of a Hugging Face checkpoint, which brings encoder, weights and tokenizer along. `--set model.start_from`
+    takes the place of the run's own encoder and tokenizer, so any run can be started from a bundle.
 
     `num_axes` = 2 makes an encoder with rotary positions read where the words of pages stand, and texts as before; left
     out, the encoder has as many axes as it says, or as it had.
@@ -102,8 +107,9 @@ class ModelSection:
     head: HeadConfig = field(default_factory=HeadConfig)
 
     def __post_init__(self) -> None:
-        if self.encoder is None and self.start_from is None:
-            raise ValueError("expected `encoder` or `start_from`")
+        if (self.encoder is None) == (self.start_from is None):
+            found = "neither" if self.encoder is None else "both"
+            raise ValueError(f"found {found} of `encoder` and `start_from`, expected one: a start brings its encoder")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -308,9 +314,12 @@ class RunConfig:
     regularisation: RegularisationConfig = field(default_factory=RegularisationConfig)
 
     def __post_init__(self) -> None:
+        _check("seed", self.seed, 0 <= self.seed < NUM_SEEDS, f"0 to below {NUM_SEEDS}")
         _check("epochs", self.epochs, self.epochs >= 1, "1 or more")
         _check("patience", self.patience, self.patience is None or self.patience >= 1, "1 or more")
         _check("evaluate_every", self.evaluate_every, self.evaluate_every >= 1, "1 or more")
+        if self.model.start_from is not None:
+            _check("tokenizer", self.tokenizer, self.tokenizer == TokenizerConfig(), "none beside model.start_from")
         for name in ("r_drop", "fgm"):
             value = getattr(self.regularisation, name)
             idle = value and not self.data.train
@@ -365,6 +374,9 @@ def _override(value: dict[str, Any], override: str) -> None:
     for key in parents:
         table = _step(table, key, override)
     table[_index(table, last, override)] = new
+    if dotted.strip() == "model.start_from":
+        table.pop("encoder", None)
+        value.pop("tokenizer", None)
 
 
 def _step(table: Any, key: str, override: str) -> Any:

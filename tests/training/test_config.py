@@ -9,7 +9,7 @@ import pytest
 from ner_service.errors import ConfigError
 from ner_service.model.config import EmbeddingConfig
 from ner_service.records import structure, unstructure
-from training.config import BatchConfig, OptimizerConfig, RunConfig, SourceConfig, load_run
+from training.config import BatchConfig, OptimizerConfig, RunConfig, SourceConfig, TokenizerConfig, load_run
 
 RUN = """\
 name = "harbour"
@@ -100,6 +100,8 @@ def test_an_override_has_the_type_of_its_key(tmp_path: Path, override: str, foun
         ("optimizer.weight_decay=-1.0", "optimizer: weight_decay: found -1.0, expected 0 or more"),
         ("optimizer.clip_norm=0.0", "optimizer: clip_norm: found 0.0, expected above 0"),
         ("patience=0", "patience: found 0, expected 1 or more"),
+        ("seed=-1", "seed: found -1, expected 0 to below 4294967296"),
+        ("seed=4294967296", "seed: found 4294967296, expected 0 to below 4294967296"),
         ("objectives.univae.weight=-1.0", "objectives.univae: weight: found (-1.0, -1.0), expected 0 or more"),
         ("objectives.univae.batch_tokens=0", "objectives.univae: batch_tokens: found 0, expected 1 or more"),
         ("objectives.univae.max_tokens=0", "objectives.univae: max_tokens: found 0, expected 1 or more"),
@@ -120,7 +122,7 @@ def test_a_wrong_value_is_refused_with_its_key(tmp_path: Path, override: str, me
     assert message in said
 
 
-RAW = ("data.train=[]", 'data.texts=["texts.txt"]')
+RAW = ("data.train=[]", "data.dev=[]", 'data.texts=["texts.txt"]')
 PAIRS = ('data.pairs=["pairs.jsonl"]', "objectives.similarity.size=8")
 
 
@@ -134,6 +136,23 @@ PAIRS = ('data.pairs=["pairs.jsonl"]', "objectives.similarity.size=8")
             (PAIRS[1], "objectives.similarity.mine=0.5"),
             "objectives.similarity.mine: found 0.5, expected none beside data.pairs",
         ),
+        ((*RAW, "data.join=0.5"), ("data.join=0.5",), "data: join: found 0.5, expected none without `train`"),
+        ((*RAW, 'data.labels=["PER"]'), ('data.labels=["PER"]',), "data: labels: found ('PER',), expected none"),
+        (
+            (*RAW, 'data.dev=[{ path = "dev.jsonl" }]'),
+            ('data.dev=[{ path = "dev.jsonl" }]',),
+            "data: dev: found (SourceConfig(path='dev.jsonl'",
+        ),
+        (
+            ("model.start_from=there", "tokenizer.vocab_size=100"),
+            ("tokenizer.vocab_size=100",),
+            "tokenizer: found TokenizerConfig(vocab_size=100",
+        ),
+        (
+            ("model.start_from=there", "model.encoder.hidden_size=32"),
+            ("model.encoder.hidden_size=32",),
+            "model: found both of `encoder` and `start_from`, expected one: a start brings its encoder",
+        ),
     ],
 )
 def test_a_value_that_cannot_act_is_refused(
@@ -143,6 +162,16 @@ def test_a_value_that_cannot_act_is_refused(
     assert message in refusal(path, *idle)
     load_run(path, idle[:-1])
     load_run(path, acting)
+
+
+def test_a_start_takes_the_place_of_encoder_and_tokenizer(tmp_path: Path) -> None:
+    path = write(tmp_path, RUN + "\n[tokenizer]\nvocab_size = 100\n")
+    run = load_run(path, ["model.head.head_size=32", "model.start_from=there"])
+    assert (run.model.start_from, run.model.encoder, run.tokenizer) == ("there", None, TokenizerConfig())
+    assert run.model.head.head_size == 32
+    assert load_run(path).tokenizer.vocab_size == 100
+    both = write(tmp_path, RUN.replace("[model.encoder]", '[model]\nstart_from = "there"\n\n[model.encoder]'))
+    assert "found both of `encoder` and `start_from`" in refusal(both)
 
 
 def test_the_bounds_themselves_are_allowed(tmp_path: Path) -> None:

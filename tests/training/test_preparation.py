@@ -27,6 +27,7 @@ from training.config import (
     ObjectivesConfig,
     RegularisationConfig,
     SimilarityConfig,
+    TokenizerConfig,
     load_run,
 )
 from training.preparation import Setup, Started, prepare
@@ -42,7 +43,8 @@ def fresh(run_folder: Path) -> Setup:
 def start_from(fresh: Setup, folder: Path, name: Path | str, **changes: object) -> Setup:
     """The run of `fresh`, started from something."""
     model = ModelSection(start_from=str(name), head=fresh.run.model.head)
-    return prepare(replace(fresh.run, model=model, **changes), folder, folder)  # type: ignore[arg-type]
+    run = replace(fresh.run, model=model, tokenizer=TokenizerConfig(), **changes)  # type: ignore[arg-type]
+    return prepare(run, folder, folder)
 
 
 def test_fresh_weights_are_those_of_the_seed(fresh: Setup) -> None:
@@ -301,7 +303,8 @@ def test_a_text_bundle_is_given_a_second_axis_by_one_word(
     fresh: Setup, run_folder: Path, start: Bundle, start_folder: Path
 ) -> None:
     """T-8: every weight comes along, and texts are answered to the bit as before."""
-    run = replace(fresh.run, model=ModelSection(start_from=str(start_folder), head=fresh.run.model.head, num_axes=2))
+    model = ModelSection(start_from=str(start_folder), head=fresh.run.model.head, num_axes=2)
+    run = replace(fresh.run, model=model, tokenizer=TokenizerConfig())
     setup = prepare(run, run_folder, run_folder)
     assert getattr(setup.config.encoder, "num_axes", None) == 2
     model = setup.build_model()
