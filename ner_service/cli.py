@@ -18,8 +18,9 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from ner_service.bundle import Bundle
 from ner_service.bundle.card import model_card
 from ner_service.bundle.manifest import dump_manifest
-from ner_service.errors import ConfigError, DataError, NerServiceError
+from ner_service.errors import ConfigError, DataError, NerServiceError, writing
 from ner_service.formats.inputs import Input, check_inputs, read_inputs
+from ner_service.formats.results import pass_answered
 from ner_service.recognizer import Recognizer
 from ner_service.replies import page_result, text_result
 from ner_service.terminal import check_output, console, refusals, say
@@ -90,8 +91,9 @@ def recognize(
         recognizer = Recognizer.load(model, device)
         options = RecognizeOptions(labels=frozenset(label) if label else None, threshold=threshold, overlap=overlap)
         recognizer.cutoffs(options)  # an unknown label is refused before the results file is touched
-        done = _drop_partial_line(output) if resume and output is not None else 0
-        inputs = islice(read_inputs(files or [], lines=lines), done, None)
+        inputs = read_inputs(files or [], lines=lines)
+        if resume and output is not None and output.exists():
+            pass_answered(inputs, output)
         with _results_file(output, append=resume) as file:
             results = _results(recognizer, inputs, options, offset_unit)
             failed = sum(_write(result, file) for result in _shown(results, quiet=output is None))
@@ -169,24 +171,10 @@ def _write(result: Mapping[str, object], file: TextIO) -> bool:
     return result["status"] == "error"
 
 
-def _drop_partial_line(path: Path) -> int:
-    """Cut off what an interrupted run left of a line; the number of whole lines."""
-    if not path.exists():
-        return 0
-    with path.open("rb+") as file:
-        num_lines = size = 0
-        for line in file:
-            if line.endswith(b"\n"):
-                num_lines += 1
-                size += len(line)
-        file.truncate(size)
-    return num_lines
-
-
 @contextmanager
 def _results_file(path: Path | None, *, append: bool) -> Iterator[TextIO]:
     if path is None:
         yield sys.stdout
         return
-    with path.open("a" if append else "w", encoding="utf-8") as file:
+    with writing(path), path.open("a" if append else "w", encoding="utf-8") as file:
         yield file

@@ -19,6 +19,8 @@ HTTP has its own errors on top of these; they stand in `serving`, the only room 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import ClassVar
 
@@ -123,3 +125,16 @@ class InferenceError(ServiceError):
     """The model failed on an item."""
 
     code = "inference_failed"
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Name the file where writing it fails: what the system says of a full disk names none.
+
+    Raises:
+        OSError: with the path.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error

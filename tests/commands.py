@@ -1,6 +1,10 @@
-"""`ner-service` as a user calls it, in this process."""
+"""`ner-service` as a user calls it, in this process; and a disk that is full."""
 
 from __future__ import annotations
+
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from typer.testing import CliRunner, Result
 
@@ -20,3 +24,14 @@ def refusal(*arguments: object, stdin: str | bytes | None = None) -> str:
     [line] = result.stderr.splitlines()
     assert "\x1b" not in line
     return line.removeprefix("error: ")
+
+
+@contextmanager
+def files_end_at(num_bytes: int) -> Iterator[None]:
+    """Writing fails where a file would grow longer, as on a disk that is full: the error is as nameless."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)

@@ -20,6 +20,7 @@ from ner_service.bundle.manifest import manifest_digest
 from ner_service.decoding import Calibration
 from ner_service.errors import BundleError
 from ner_service.types import WindowLimits
+from tests.commands import files_end_at
 
 FILES = ("model.safetensors", "tokenizer.json", "README.md")
 
@@ -262,6 +263,13 @@ def test_a_save_that_fails_leaves_the_old_bundle_and_no_litter(tiny_bundle: Bund
         dataclasses.replace(tiny_bundle, weights=meta).save(folder)
     assert Bundle.load(folder).manifest.version == "1"
     assert [path.name for path in folder.parent.iterdir()] == ["tiny"]
+
+
+def test_a_full_disk_is_named(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    with files_end_at(1000), pytest.raises(OSError, match="File too large") as caught:
+        tiny_bundle.save(tmp_path / "bundle")
+    assert caught.value.filename == str(tmp_path / "bundle/model.safetensors")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("way", ["ours", "remove, then rename"])

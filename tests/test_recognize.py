@@ -96,7 +96,8 @@ def test_a_faulty_object_is_an_error_of_its_own(
     path, output = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     lines = [{"text": TEXTS[0]}, line, PAGE, {"text": TEXTS[1]}]
     path.write_text("".join(f"{json.dumps(line)}\n" for line in lines), encoding="utf-8")
-    output.write_text("{}\n", encoding="utf-8")  # of a run that was broken off just before the fault
+    done = {"id": f"{path}:1", "status": "ok"}
+    output.write_text(f"{json.dumps(done)}\n", encoding="utf-8")  # of a run that was broken off just before the fault
     for arguments in ([path, "-o", output, "--resume"], [path]):
         result = invoke("recognize", "-m", tiny_bundle_folder, *arguments)
         assert (result.exit_code, result.stderr) == (1, "1 without an answer; the results say why\n")
@@ -105,7 +106,7 @@ def test_a_faulty_object_is_an_error_of_its_own(
     assert bad == {"id": name, "status": "error", "error": {"code": "invalid_data", "detail": f"{path}:2: {reason}"}}
     assert [spans(first), spans(last)] == [expected_spans(expected[text]) for text in TEXTS[:2]]
     assert (page["status"], page["length"]) == ("ok", 1)
-    assert results(output.read_text(encoding="utf-8")) == [{}, bad, page, last]
+    assert results(output.read_text(encoding="utf-8")) == [done, bad, page, last]
 
 
 def test_a_text_with_words_is_a_text(
@@ -303,11 +304,57 @@ def test_a_broken_off_run_goes_on(tiny_bundle_folder: Path, tmp_path: Path) -> N
         assert output.read_bytes().startswith(kept[: kept.rfind(b"\n") + 1])
 
 
+@pytest.mark.parametrize(
+    ("numbers", "fault"),
+    [
+        ((1, 2, 3), "found the result of 't0', expected that of 't1': the inputs have changed"),
+        ((0,), "found the result of 't1', expected none: there are fewer inputs"),
+    ],
+)
+def test_results_of_other_inputs_are_not_gone_on_with(
+    numbers: tuple[int, ...], fault: str, tiny_bundle_folder: Path, tmp_path: Path
+) -> None:
+    """Nor are they touched. Twin: of the same inputs they are."""
+    path, output = write_json_lines(tmp_path / "in.jsonl", many(4)), tmp_path / "out.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    assert invoke("recognize", "-m", tiny_bundle_folder, path, "-o", output).exit_code == 0
+    kept = "".join(output.read_text(encoding="utf-8").splitlines(keepends=True)[:2]) + '{"id"'
+    output.write_text(kept, encoding="utf-8")
+    path.write_text("".join(lines[number] for number in numbers), encoding="utf-8")
+    said = refusal("recognize", "-m", tiny_bundle_folder, path, "-o", output, "--resume")
+    assert said == f"{output}:{2 if len(numbers) == 1 else 1}: {fault}"
+    assert output.read_text(encoding="utf-8") == kept
+    path.write_text("".join(lines), encoding="utf-8")
+    assert invoke("recognize", "-m", tiny_bundle_folder, path, "-o", output, "--resume").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("line", "fault"),
+    [
+        ("minutes of a meeting", "found no valid JSON (Expecting value: line 1 column 1 (char 0)), expected an object"),
+        ('{"text": "Bo"}', "found no id and status, expected a result to go on after"),
+    ],
+)
+def test_a_file_of_no_results_is_not_gone_on_with(
+    line: str, fault: str, tiny_bundle_folder: Path, tmp_path: Path
+) -> None:
+    path, output = write_json_lines(tmp_path / "in.jsonl", TEXTS), tmp_path / "out.jsonl"
+    output.write_text(f"{line}\n", encoding="utf-8")
+    said = refusal("recognize", "-m", tiny_bundle_folder, path, "-o", output, "--resume")
+    assert said == f"{output}:1: {fault}"
+    assert output.read_text(encoding="utf-8") == f"{line}\n"
+
+
 def test_without_resume_the_results_start_anew(tiny_bundle_folder: Path, tmp_path: Path) -> None:
     path, output = write_json_lines(tmp_path / "in.jsonl", TEXTS), tmp_path / "out.jsonl"
     for _ in range(2):
         assert invoke("recognize", "-m", tiny_bundle_folder, path, "-o", output).exit_code == 0
         assert len(output.read_text(encoding="utf-8").splitlines()) == 3
+
+
+def test_a_full_disk_is_named(tiny_bundle_folder: Path) -> None:
+    said = refusal("recognize", "-m", tiny_bundle_folder, "-o", "/dev/full", stdin="Bo Larsen")
+    assert said == "/dev/full: No space left on device"
 
 
 def test_resume_needs_an_output(tiny_bundle_folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ner_service.errors import ConfigError
+from ner_service.errors import ConfigError, writing
 from ner_service.model.text_model import TextModel
 from training.objectives import Weighted
 from training.steps import AveragedWeights
@@ -78,8 +79,13 @@ class State:
             "best_weights": self.best_weights,
         }
         scratch = path.with_name(f".{path.name}.part")
-        with scratch.open("wb") as file:
-            torch.save(value, file)
+        with writing(path), scratch.open("wb") as file:
+            try:
+                torch.save(value, file)
+            except RuntimeError as error:
+                if isinstance(error.__context__, OSError):  # torch puts a message of its own over the file's
+                    raise error.__context__ from None
+                raise
             file.flush()
             os.fsync(file.fileno())
         scratch.replace(path)
@@ -88,8 +94,9 @@ class State:
         """Take up the run where a snapshot left it.
 
         Raises:
-            ConfigError: the snapshot is of another configuration or of other data.
+            ConfigError: the snapshot is damaged, or of another configuration or of other data.
         """
+        _check_whole(path)
         value = torch.load(path, map_location="cpu", weights_only=True)
         if value["fingerprint"] != fingerprint:
             raise ConfigError(f"{path}: belongs to another configuration or to other data; expected the same run")
@@ -104,3 +111,14 @@ class State:
         self.loss_sum, self.loss_sums = value["loss_sum"], value["loss_sums"]
         self.history = [EpochRecord(**record) for record in value["history"]]
         self.best_weights = value["best_weights"]
+
+
+def _check_whole(path: Path) -> None:
+    """A snapshot is a zip archive with a checksum of each part."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except zipfile.BadZipFile as error:
+        damaged = str(error)
+    if damaged is not None:
+        raise ConfigError(f"{path}: damaged ({damaged}); expected a snapshot of ner-train. Delete it to start anew")

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from ner_service.bundle.card import model_card
 from ner_service.bundle.folder import put_in_place
 from ner_service.bundle.manifest import MANIFEST, FileRecord, Manifest, dump_manifest, read_manifest
-from ner_service.errors import BundleError, ConfigError
+from ner_service.errors import BundleError, ConfigError, writing
 from ner_service.text.tokenizer import TextTokenizer
 
 if TYPE_CHECKING:
@@ -92,7 +92,8 @@ class Bundle:
         try:
             scratch.chmod(0o755)
             for name, content in contents.items():
-                (scratch / name).write_bytes(content)
+                with writing(folder / name):
+                    (scratch / name).write_bytes(content)
             put_in_place(scratch, folder)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from ner_service.errors import DataError
+from ner_service.errors import DataError, writing
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ def write_lines(path: Path, lines: Iterable[str]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with temporary.open("wb") as file:
+        with writing(path), temporary.open("wb") as file:
             if path.suffix == ".gz":
                 # No name and no time in the header: equal lines give equal bytes.
                 with gzip.GzipFile("", "wb", fileobj=file, mtime=0) as zipped:

@@ -8,6 +8,7 @@ import pytest
 
 from ner_service.errors import DataError
 from ner_service.formats.lines import read_lines, write_lines
+from tests.commands import files_end_at
 
 
 def rows(path: Path) -> list[tuple[int | None, str]]:
@@ -71,3 +72,12 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
         write_lines(path, failing())
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.txt.gz"])
+def test_a_full_disk_is_named(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    with files_end_at(16), pytest.raises(OSError, match="File too large") as caught:
+        write_lines(path, ["some text", "of more than", "16 bytes"])
+    assert caught.value.filename == str(path)
+    assert list(tmp_path.iterdir()) == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from accelerate import Accelerator
 from typer.testing import CliRunner
 
 from ner_service.errors import ConfigError
+from tests.commands import files_end_at
 from tests.training.runs import set_options, small_setup, write_run
 from training.assembly import new_state
 from training.cli import app
@@ -88,6 +90,36 @@ def test_other_data_may_not_resume(folder: Path, tmp_path: Path) -> None:
     result = train(folder, folder / "whole", "--resume", "--data", str(tmp_path))
     assert result.exit_code == 1
     assert "belongs to another configuration or to other data" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("damage", "fault"),
+    [
+        (lambda content: content[: len(content) // 2], "File is not a zip file"),
+        (lambda content: b"", "File is not a zip file"),
+        (lambda content: content[:40000] + bytes([content[40000] ^ 1]) + content[40001:], "archive/data/"),
+    ],
+)
+def test_a_damaged_snapshot_is_named(
+    folder: Path, tmp_path: Path, damage: Callable[[bytes], bytes], fault: str
+) -> None:
+    path = tmp_path / "snapshot.pt"
+    path.write_bytes(damage((folder / "whole/snapshot.pt").read_bytes()))
+    result = train(folder, tmp_path, "--resume")
+    assert result.exit_code == 1
+    assert result.stderr.startswith(f"error: {path}: damaged ({fault}")
+    assert result.stderr.endswith("); expected a snapshot of ner-train. Delete it to start anew\n")
+
+
+def test_a_full_disk_is_named(run_folder: Path, tmp_path: Path) -> None:
+    """What torch says of it names no disk. The snapshot before stays."""
+    path = tmp_path / "snapshot.pt"
+    path.write_bytes(b"before")
+    state = new_state(small_setup(run_folder), Accelerator(cpu=True))
+    with files_end_at(1000), pytest.raises(OSError, match="File too large") as caught:
+        state.save(path, "mark")
+    assert caught.value.filename == str(path)
+    assert path.read_bytes() == b"before"
 
 
 def test_a_finished_run_resumes_to_the_same_bundle(folder: Path) -> None:
