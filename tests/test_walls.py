@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 SCRIPTS = Path(sys.executable).parent
 SOURCES = ("ner_service", "training", "tests", "benchmarks")
 MAX_LINES = 400
-SHARED_BY_FORMATS = {"__init__", "checks", "detection", "inputs", "lines", "pages", "tags"}
+SHARED_BY_FORMATS = {"__init__", "checks", "detection", "inputs", "lines", "pages", "results", "tags"}
 
 # contract, file that is added to, what is added
 BREAKS = [
