@@ -223,13 +223,16 @@ def _count(pairs: Iterable[tuple[set[Entity], set[Entity]]]) -> Score:
 def seqeval_score(documents: Sequence[Document], predictions: Sequence[Iterable[Entity]]) -> dict[str, float]:
     """The field's yardstick for flat entities: seqeval, strict, IOB2, one tag a character; micro averages.
 
-    Knows nothing of mentions that are scattered over a page.
+    A mention that is scattered over a page is a tag of its own behind the text, where no answer has one.
 
     Raises:
         ValueError: entities overlap; tags cannot say that.
     """
-    gold = [_tags(document.text, annotated(document.entities, document)) for document in documents]
-    predicted = [_tags(document.text, found) for document, found in zip(documents, predictions, strict=True)]
+    scattered = [[f"B-{entity.label}" for entity in annotated(d.scattered, d)] for d in documents]
+    gold = [_tags(d.text, annotated(d.entities, d)) + own for d, own in zip(documents, scattered, strict=True)]
+    predicted = [
+        _tags(d.text, found) + ["O"] * len(own) for d, found, own in zip(documents, predictions, scattered, strict=True)
+    ]
     precision, recall, f1, _ = precision_recall_fscore_support(
         gold, predicted, average="micro", scheme=IOB2, zero_division=0
     )

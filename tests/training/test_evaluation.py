@@ -127,6 +127,18 @@ def test_seqeval_sees_the_gold_that_was_annotated() -> None:
     assert report.seqeval == {"precision": 1.0, "recall": 1.0, "f1": 1.0}
 
 
+def test_seqeval_misses_what_is_scattered() -> None:
+    """As every other score does. Twin: without it nothing is missed."""
+    document = Document("Bo met Ann", (Entity(0, 2, "PER"),), scattered=(Entity(0, 10, "ORG"),))
+    found = [(Entity(0, 2, "PER"),)]
+    report = full_report([document], found)
+    assert (report.micro.precision, report.micro.recall) == (1.0, 0.5)
+    assert report.seqeval == {"precision": 1.0, "recall": 0.5, "f1": pytest.approx(2 / 3)}
+    assert seqeval_score([replace(document, scattered=())], found)["recall"] == 1.0
+    outside = replace(document, annotated=frozenset({"PER"}))
+    assert seqeval_score([outside], found)["recall"] == 1.0
+
+
 def test_flat_gold_is_scored_flat_and_by_seqeval_too() -> None:
     nested_answer = (Entity(0, 2, PER, 0.9), Entity(0, 1, LOC, 0.6))
     report = evaluate(Answers(nested_answer), [FLAT])  # type: ignore[arg-type]
