@@ -70,7 +70,7 @@ def serve(
 def recognize(
     model: Model,
     files: Annotated[
-        list[Path] | None, typer.Argument(help="Texts, JSON Lines, hOCR or ALTO; else standard input.")
+        list[Path] | None, typer.Argument(help="Texts, JSON, JSON Lines, pages; else standard input.")
     ] = None,
     lines: Annotated[bool, typer.Option("--lines", help="Every line of a text file is a text.")] = False,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="File for the results.")] = None,

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import resource
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 from typer.testing import CliRunner, Result
 
@@ -24,6 +27,20 @@ def refusal(*arguments: object, stdin: str | bytes | None = None) -> str:
     [line] = result.stderr.splitlines()
     assert "\x1b" not in line
     return line.removeprefix("error: ")
+
+
+def results(text: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def spans(result: dict[str, Any]) -> list[tuple[int, int, str]]:
+    return [(entity["start"], entity["end"], entity["label"]) for entity in result["entities"]]
+
+
+def write_json_lines(path: Path, texts: Sequence[str]) -> Path:
+    lines = [json.dumps({"id": f"t{number}", "text": text}) for number, text in enumerate(texts)]
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    return path
 
 
 @contextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +11,13 @@ import pytest
 
 from ner_service.recognizer import Recognizer
 from ner_service.types import Box, Page, Recognition, RecognizeOptions, codepoints_to_words
-from tests.commands import invoke, refusal
+from tests.commands import invoke, refusal, results, spans, write_json_lines
 
 TEXTS = (
     "Ada Lovelace wrote to Charles Babbage in London.",
     "李雷和韩梅梅在北京大学读书。",
     "王医生去了广州 😀 London.",
 )
-
-
 PAGE = {"id": "p", "words": ["Ada"], "boxes": [[0, 0, 1, 1]], "page": [9, 9]}
 
 
@@ -33,22 +30,8 @@ def expected(tiny_bundle_folder: Path) -> dict[str, Recognition]:
     return found
 
 
-def results(text: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in text.splitlines()]
-
-
-def spans(result: dict[str, Any]) -> list[tuple[int, int, str]]:
-    return [(entity["start"], entity["end"], entity["label"]) for entity in result["entities"]]
-
-
 def expected_spans(answer: Recognition) -> list[tuple[int, int, str]]:
     return [(entity.start, entity.end, entity.label) for entity in answer.entities]
-
-
-def write_json_lines(path: Path, texts: Sequence[str]) -> Path:
-    lines = [json.dumps({"id": f"t{number}", "text": text}) for number, text in enumerate(texts)]
-    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    return path
 
 
 def test_pages_are_answered_as_over_http(tiny_bundle_folder: Path, tmp_path: Path) -> None:
@@ -146,6 +129,19 @@ def test_what_engines_write_is_read_page_by_page(tiny_bundle_folder: Path, tmp_p
     assert pages[0]["entities"]
     assert (text["id"], text["length"]) == (str(web), 25)
     assert results(invoke(*model, "--lines", hocr, alto).stdout) == pages
+    whole, form = tmp_path / "page.json", tmp_path / "form.json"
+    whole.write_text(json.dumps(lines[0], indent=2), encoding="utf-8")
+    items = [{"text": text, "box": box} for text, box in zip(lines[0]["words"], lines[0]["boxes"], strict=True)]
+    form.write_text(json.dumps({"form": [{"label": "other", "words": items}]}, indent=2), encoding="utf-8")
+    same, found = results(invoke(*model, "--lines", whole, form).stdout)
+    assert same == pages[0]
+    assert (found["id"], found["length"]) == (f"{form}:1", 2)
+
+
+def test_a_json_file_without_an_object_is_refused(tiny_bundle_folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "pages.json"
+    path.write_text("[\n1]", encoding="utf-8")
+    assert refusal("recognize", "-m", tiny_bundle_folder, path) == f"{path}: the file: found [1], expected an object"
 
 
 def test_standard_input_is_one_text(tiny_bundle_folder: Path, expected: dict[str, Recognition]) -> None:
@@ -259,10 +255,6 @@ def test_an_unknown_label_is_refused_before_results_are_touched(tiny_bundle_fold
     assert output.read_text(encoding="utf-8") == "kept\n"
 
 
-def many(count: int) -> list[str]:
-    return [f"{TEXTS[number % 3]} {number}" for number in range(count)]
-
-
 def test_no_input_is_written_over(tiny_bundle_folder: Path, tmp_path: Path) -> None:
     """By whatever name, with and without `--resume`."""
     path, link = write_json_lines(tmp_path / "in.jsonl", TEXTS), tmp_path / "link.jsonl"
@@ -285,81 +277,9 @@ def test_a_missing_input_is_refused_before_results_are_touched(tiny_bundle_folde
     assert output.read_text(encoding="utf-8") == "kept\n"
 
 
-def test_a_broken_off_run_goes_on(tiny_bundle_folder: Path, tmp_path: Path) -> None:
-    path, whole, output = (
-        write_json_lines(tmp_path / "in.jsonl", many(70)),
-        tmp_path / "whole.jsonl",
-        tmp_path / "out.jsonl",
-    )
-    assert invoke("recognize", "-m", tiny_bundle_folder, path, "-o", whole).exit_code == 0
-    lines = whole.read_bytes().splitlines(keepends=True)
-    assert [json.loads(line)["id"] for line in lines] == [f"t{number}" for number in range(70)]
-    for kept in (b"", b"".join(lines[:20]), b"".join(lines[:20]) + lines[20][:25], lines[0][:-1], whole.read_bytes()):
-        output.write_bytes(kept)
-        result = invoke("recognize", "-m", tiny_bundle_folder, path, "-o", output, "--resume")
-        assert result.exit_code == 0, result.stderr
-        answers = results(output.read_text(encoding="utf-8"))
-        assert [answer["id"] for answer in answers] == [f"t{number}" for number in range(70)]
-        assert [spans(answer) for answer in answers] == [spans(json.loads(line)) for line in lines]
-        assert output.read_bytes().startswith(kept[: kept.rfind(b"\n") + 1])
-
-
-@pytest.mark.parametrize(
-    ("numbers", "fault"),
-    [
-        ((1, 2, 3), "found the result of 't0', expected that of 't1': the inputs have changed"),
-        ((0,), "found the result of 't1', expected none: there are fewer inputs"),
-    ],
-)
-def test_results_of_other_inputs_are_not_gone_on_with(
-    numbers: tuple[int, ...], fault: str, tiny_bundle_folder: Path, tmp_path: Path
-) -> None:
-    """Nor are they touched. Twin: of the same inputs they are."""
-    path, output = write_json_lines(tmp_path / "in.jsonl", many(4)), tmp_path / "out.jsonl"
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    assert invoke("recognize", "-m", tiny_bundle_folder, path, "-o", output).exit_code == 0
-    kept = "".join(output.read_text(encoding="utf-8").splitlines(keepends=True)[:2]) + '{"id"'
-    output.write_text(kept, encoding="utf-8")
-    path.write_text("".join(lines[number] for number in numbers), encoding="utf-8")
-    said = refusal("recognize", "-m", tiny_bundle_folder, path, "-o", output, "--resume")
-    assert said == f"{output}:{2 if len(numbers) == 1 else 1}: {fault}"
-    assert output.read_text(encoding="utf-8") == kept
-    path.write_text("".join(lines), encoding="utf-8")
-    assert invoke("recognize", "-m", tiny_bundle_folder, path, "-o", output, "--resume").exit_code == 0
-
-
-@pytest.mark.parametrize(
-    ("line", "fault"),
-    [
-        ("minutes of a meeting", "found no valid JSON (Expecting value: line 1 column 1 (char 0)), expected an object"),
-        ('{"text": "Bo"}', "found no id and status, expected a result to go on after"),
-    ],
-)
-def test_a_file_of_no_results_is_not_gone_on_with(
-    line: str, fault: str, tiny_bundle_folder: Path, tmp_path: Path
-) -> None:
-    path, output = write_json_lines(tmp_path / "in.jsonl", TEXTS), tmp_path / "out.jsonl"
-    output.write_text(f"{line}\n", encoding="utf-8")
-    said = refusal("recognize", "-m", tiny_bundle_folder, path, "-o", output, "--resume")
-    assert said == f"{output}:1: {fault}"
-    assert output.read_text(encoding="utf-8") == f"{line}\n"
-
-
-def test_without_resume_the_results_start_anew(tiny_bundle_folder: Path, tmp_path: Path) -> None:
-    path, output = write_json_lines(tmp_path / "in.jsonl", TEXTS), tmp_path / "out.jsonl"
-    for _ in range(2):
-        assert invoke("recognize", "-m", tiny_bundle_folder, path, "-o", output).exit_code == 0
-        assert len(output.read_text(encoding="utf-8").splitlines()) == 3
-
-
 def test_a_full_disk_is_named(tiny_bundle_folder: Path) -> None:
     said = refusal("recognize", "-m", tiny_bundle_folder, "-o", "/dev/full", stdin="Bo Larsen")
     assert said == "/dev/full: No space left on device"
-
-
-def test_resume_needs_an_output(tiny_bundle_folder: Path) -> None:
-    said = refusal("recognize", "-m", tiny_bundle_folder, "--resume", stdin="x")
-    assert said == "--resume: found no --output, expected the file to go on with"
 
 
 def test_files_that_cannot_be_read_or_written(tiny_bundle_folder: Path, tmp_path: Path) -> None:

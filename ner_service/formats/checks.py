@@ -30,7 +30,7 @@ def parse_json(line: Line, kind: type[T]) -> T:
         value = json.loads(line.text)
     except (ValueError, RecursionError) as error:
         raise line.error(f"found no valid JSON ({error}), expected {_KINDS[kind]}") from None
-    return expect(line, value, kind, "the line")
+    return expect(line, value, kind, "the file" if line.number is None else "the line")
 
 
 def parse_array(lines: Iterable[Line]) -> Iterator[tuple[Line, object]]:

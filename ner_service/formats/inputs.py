@@ -1,4 +1,4 @@
-"""What is to be recognised: plain files, JSON Lines of texts and of pages, ALTO, hOCR, standard input.
+"""What is to be recognised: plain files, JSON and JSON Lines of texts and of pages, ALTO, FUNSD, hOCR, standard input.
 
 Knows no annotation: whatever else an object has is passed over.
 """
@@ -18,7 +18,7 @@ from ner_service.errors import DataError
 from ner_service.formats import read_documents
 from ner_service.formats.checks import parse_json, read_identifier
 from ner_service.formats.detection import page_format
-from ner_service.formats.lines import Line, read_lines
+from ner_service.formats.lines import Line, read_lines, read_whole
 from ner_service.formats.pages import read_content
 from ner_service.types import Page, PageOrder
 
@@ -37,22 +37,27 @@ class Input:
 def read_inputs(paths: Sequence[Path], *, lines: bool) -> Iterator[Input]:
     """What files hold, in order, or standard input where there is no file.
 
-    A file named `.jsonl` or `.jsonl.gz` holds an object a line, a text or a page as over HTTP; a fault of an object is
-    its content. A file of hOCR or ALTO holds pages. Any other file is one text, or with `lines` a text a line, empty
-    lines included. An id is the object's own; else it is the file's name, with the number of the line or page.
+    A file named `.jsonl` holds an object a line, a text or a page as over HTTP, one named `.json` such an object alone;
+    a fault of an object is its content. A file of hOCR, ALTO or FUNSD holds pages. These may be gzipped. Any other file
+    is one text, or with `lines` a text a line, empty lines included. An id is the object's own; else it is the file's
+    name, with the number of the line or page.
 
     Raises:
-        DataError: a file cannot be read, or a line of JSON Lines is no object.
+        DataError: a file cannot be read, or what should be an object is none.
     """
     if not paths:
         yield from _read_standard_input(lines=lines)
     for path in paths:
-        if path.name.removesuffix(".gz").endswith(".jsonl"):
+        name = path.name.removesuffix(".gz")
+        if name.endswith(".jsonl"):
             objects = (line for line in read_lines(path) if line.text.strip())
             yield from (_input(line, parse_json(line, dict), f"{path}:{line.number}") for line in objects)
-        elif path.is_file() and (format := page_format(path)) in ("hocr", "alto"):
+        elif path.is_file() and (format := page_format(path)):
             pages = enumerate(read_documents(path, format), start=1)
             yield from (Input(f"{path}:{number}", page.content) for number, page in pages)
+        elif name.endswith(".json"):
+            whole = read_whole(path)
+            yield _input(whole, parse_json(whole, dict), str(path))
         elif lines:
             yield from (Input(f"{path}:{line.number}", line.text) for line in read_lines(path))
         else:
