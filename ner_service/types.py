@@ -135,6 +135,14 @@ class Document:
         return self.text if self.page is None else self.page
 
 
+LABEL = "a name on one line, without white space at its ends"
+
+
+def is_label(name: str) -> bool:
+    """Whether a name is what a label's must be, `LABEL`, to stand in tables, tags and queries."""
+    return name.splitlines() == [name] == [name.strip()]
+
+
 class LabelSet:
     """Names of the labels in the order of the model's output channels; the only label <-> index table."""
 

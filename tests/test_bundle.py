@@ -310,6 +310,13 @@ def test_the_card_tells_labels_thresholds_and_measures(tiny_bundle: Bundle) -> N
     assert "Nothing yet." in model_card(tiny_bundle.manifest)
 
 
+def test_a_label_with_a_bar_stands_in_one_cell_of_the_card(tiny_bundle: Bundle) -> None:
+    manifest = dataclasses.replace(
+        tiny_bundle.manifest, labels=("A|B", "ORG", "LOC"), thresholds={"A|B": 0.5, "ORG": 0.5, "LOC": 0.5}
+    )
+    assert "| A\\|B | 0.50 |" in model_card(manifest)
+
+
 def test_the_card_says_how_a_run_starts_from_a_bundle_without_labels(tiny_embedding_bundle: Bundle) -> None:
     card = model_card(tiny_embedding_bundle.manifest)
     assert "ner-train train RUN --set model.start_from=FOLDER\n```" in card

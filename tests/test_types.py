@@ -19,6 +19,7 @@ from ner_service.types import (
     RecognizeOptions,
     WindowLimits,
     codepoints_to_words,
+    is_label,
     words_to_codepoints,
 )
 from tests.strategies import pages
@@ -46,6 +47,16 @@ def test_labels_are_a_table_both_ways() -> None:
         labels.index("LOC")
     with pytest.raises(ValueError, match="twice"):
         LabelSet(["PER", "PER"])
+
+
+@pytest.mark.parametrize("name", ["PER", "person name", "\u4eba\u540d", "A|B"])
+def test_a_label(name: str) -> None:
+    assert is_label(name)
+
+
+@pytest.mark.parametrize("name", ["", " ", " PER", "PER\t", "PER\n", "A\nB", "A\r", "A\u2029B", "\u3000PER"])
+def test_no_label(name: str) -> None:
+    assert not is_label(name)
 
 
 def test_score_and_source_are_no_part_of_an_entity() -> None:

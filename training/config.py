@@ -11,7 +11,7 @@ from typing import Any, Literal
 from ner_service.errors import ConfigError
 from ner_service.model.config import HeadConfig, LatentConfig
 from ner_service.records import structure
-from ner_service.types import PageOrder, WindowLimits
+from ner_service.types import LABEL, PageOrder, WindowLimits, is_label
 
 NUM_SEEDS = 1 << 32
 
@@ -43,6 +43,9 @@ class SourceConfig:
     def __post_init__(self) -> None:
         first, end = self.part
         _check("part", list(self.part), 0.0 <= first < end <= 1.0, "two rising shares from 0 to 1")
+        named = {"labels": (self.labels or {}).values(), "annotated": self.annotated or ()}
+        for key, label in ((key, label) for key, labels in named.items() for label in labels):
+            _check(key, repr(label), is_label(label), LABEL)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +83,8 @@ class DataConfig:
             _check(f"dev[{number}].inner", dict(source.inner), not source.inner, "none: gold alone is measured by")
         labels = self.labels or ()
         _check("labels", labels, len(set(labels)) == len(labels), "every label once")
+        for label in labels:
+            _check("labels", repr(label), is_label(label), LABEL)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -76,7 +76,8 @@ def _group(group: Mapping[str, object]) -> str:
 
 
 def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
-    return "\n".join("| " + " | ".join(row) + " |" for row in [head, ("---",) * len(head), *rows])
+    lines = ((cell.replace("|", "\\|") for cell in row) for row in [head, ("---",) * len(head), *rows])
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def _number(value: object) -> str:

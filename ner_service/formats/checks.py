@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from ner_service.errors import DataError
 from ner_service.formats.lines import Line
-from ner_service.types import Document, Entity
+from ner_service.types import LABEL, Document, Entity, is_label
 
 T = TypeVar("T")
 
@@ -118,6 +118,17 @@ def check_unicode(line: Line, text: str, name: str = "text") -> str:
     return text
 
 
+def check_label(line: Line, label: str, where: str) -> str:
+    """The label, if it is one.
+
+    Raises:
+        DataError: a lone surrogate, nothing, or white space at its ends or several lines.
+    """
+    if not is_label(check_unicode(line, label, f"{where}: label")):
+        raise line.error(f"{where}: found the label {_shown(label)}, expected {LABEL}")
+    return label
+
+
 def check_entity(line: Line, text: str, entity: Entity, where: str, mention: str | None = None) -> Entity:
     """The entity, if it lies in the text, has a label and, where the file spells the mention out, covers it.
 
@@ -125,8 +136,7 @@ def check_entity(line: Line, text: str, entity: Entity, where: str, mention: str
         DataError: it does not.
     """
     span = f"[{entity.start}, {entity.end})"
-    if not check_unicode(line, entity.label, f"{where}: label"):
-        raise line.error(f"{where}: found an empty label, expected a name")
+    check_label(line, entity.label, where)
     if not _fits(text, entity):
         expected = f"0 <= start < end <= {len(text)}, the length of the text"
         raise line.error(f"{where}: found the span {span}, expected {expected}")

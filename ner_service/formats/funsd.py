@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ner_service.formats.checks import expect, in_order, parse_json, take
+from ner_service.formats.checks import check_label, expect, in_order, parse_json, take
 from ner_service.formats.lines import Line, read_whole
 from ner_service.formats.pages import Word, box_of, files_of, page_of
 from ner_service.types import Document, Entity, words_to_codepoints
@@ -42,7 +42,7 @@ def _document(whole: Line) -> Document:
         first = len(words)
         words += _words(whole, take(whole, record, "words", list, where), f"{where}.words")
         if label != OTHER and len(words) > first:
-            mentions.append((first, len(words), label))
+            mentions.append((first, len(words), check_label(whole, label, where)))
     page = page_of(whole, words, None)
     return Document(
         text=page.text,

@@ -17,6 +17,7 @@ from typing import Any
 
 from ner_service.formats.checks import (
     check_entity,
+    check_label,
     check_unicode,
     check_writable,
     expect,
@@ -100,7 +101,8 @@ def _annotated(line: Line, value: object, entities: tuple[Entity, ...]) -> froze
     if value is None:
         return None
     items = expect(line, value, list, "annotated")
-    labels = frozenset(expect(line, item, str, f"annotated[{index}]") for index, item in enumerate(items))
+    placed = ((f"annotated[{index}]", item) for index, item in enumerate(items))
+    labels = frozenset(check_label(line, expect(line, item, str, where), where) for where, item in placed)
     for entity in entities:
         if entity.label not in labels:
             raise line.error(f"annotated: found an entity {entity.label!r}, expected only {sorted(labels)}")

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ner_service.errors import DataError
-from ner_service.formats.checks import expect, in_order, parse_json
+from ner_service.formats.checks import check_label, expect, in_order, parse_json
 from ner_service.formats.lines import Line, read_lines, read_whole
 from ner_service.formats.pages import Word, files_of, page_of, spread
 from ner_service.types import MAX_LENGTH, Document, Entity, Page, words_to_codepoints
@@ -48,7 +48,7 @@ def _document(name: str, page: Page, whole: Line, values: Mapping[str, Any]) -> 
     entities = []
     found = set()
     for label, value in values.items():
-        span = _find(page, expect(whole, value, str, label), last=label == LAST)
+        span = _find(page, expect(whole, value, str, check_label(whole, label, "a key")), last=label == LAST)
         if span is not None:
             entities.append(Entity(*words_to_codepoints(page, *span), label))
             found.add(label)

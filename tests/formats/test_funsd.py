@@ -74,6 +74,7 @@ def test_a_line_of_json_that_has_a_form_is_none(tmp_path: Path) -> None:
         ({}, "form: found {}, expected a list"),
         ([{"words": []}], r"form\[0\]\.label: missing"),
         ([item("answer", ("a", [0, 0, 1]))], r"form\[0\]\.words\[0\]\.box: found 3 numbers, expected 4"),
+        ([item(" answer", ("a", [0, 0, 1, 1]))], r'form\[0\]: found the label " answer", expected a name'),
         ([item("answer", ("a", [0, 0, 1, -1]))], "boxes/0/3: box of word 0: found y1 = -1.0"),
         ([FORM[0], item("answer", ("a", [5, 0, 1, 1]))], "boxes/1/2: box of word 1: found x0 = 5.0 and x1 = 1.0"),
     ],

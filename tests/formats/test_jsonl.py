@@ -64,7 +64,9 @@ def test_a_number_for_an_id_and_a_score(tmp_path: Path) -> None:
         ),
         (GOOD | {"entities": [{"start": 0, "end": 2.0, "label": "x"}]}, "end: found 2.0, expected a whole number"),
         (GOOD | {"entities": [{"start": 0, "end": 3, "label": 5}]}, "label: found 5, expected a string"),
-        (GOOD | {"entities": [{"start": 0, "end": 3, "label": ""}]}, "found an empty label, expected a name"),
+        (GOOD | {"entities": [{"start": 0, "end": 3, "label": ""}]}, 'found the label "", expected a name on one line'),
+        (GOOD | {"entities": [{"start": 0, "end": 3, "label": "PER "}]}, 'found the label "PER ", expected a name'),
+        (GOOD | {"annotated": ["person", "a\nb"]}, r'annotated\[1\]: found the label "a\\nb", expected a name'),
         (
             GOOD | {"entities": [{"start": 3, "end": 3, "label": "x"}]},
             r"the span \[3, 3\), expected 0 <= start < end <= 14",

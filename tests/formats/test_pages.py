@@ -92,7 +92,7 @@ BOX = [0, 0, 1, 1]
             r"span \[2, 4\), expected 0 <= start < end <= 3, the number",
         ),
         ({"entities": [{"start": 1, "end": 1, "label": "x"}]}, r"span \[1, 1\), expected 0 <= start < end <= 3"),
-        ({"entities": [{"start": 1, "end": 2, "label": ""}]}, "found an empty label"),
+        ({"entities": [{"start": 1, "end": 2, "label": ""}]}, 'found the label ""'),
         (
             {"entities": [{"start": 1, "end": 2, "label": "x", "text": "EUR"}]},
             'found the mention "EUR", expected "9.50"',

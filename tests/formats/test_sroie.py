@@ -81,6 +81,7 @@ def test_a_value_that_is_nowhere_leaves_its_label_unknown(tmp_path: Path) -> Non
         (("1,0,9,0,9,inf,1,9,a",), VALUES, r"box/007\.csv:1: found the corner inf, expected a number from 0"),
         (LINES, ["total"], r"key/007\.json: the file: found \['total'\], expected an object"),
         (LINES, {"total": 3.2}, r"key/007\.json: total: found 3.2, expected a string"),
+        (LINES, {"total ": "3.20"}, r'key/007\.json: a key: found the label "total ", expected a name'),
     ],
 )
 def test_faults_name_the_file(tmp_path: Path, lines: tuple[str, ...], values: object, detail: str) -> None:

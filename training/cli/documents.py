@@ -28,7 +28,7 @@ def sources_of(paths: Sequence[Path], format: str, folder: Path | None) -> list[
     """Each file as a source, with the folder that its path counts from; of a TOML file those that it names.
 
     Raises:
-        ConfigError: a TOML file does not name documents.
+        ConfigError: a TOML file does not name documents, or a file is named twice.
     """
     found: list[tuple[SourceConfig, Path]] = []
     for path in paths:
@@ -36,6 +36,9 @@ def sources_of(paths: Sequence[Path], format: str, folder: Path | None) -> list[
             found += [(source, folder or path.parent) for source in dev_sources(path)]
         else:
             found.append((SourceConfig(path=str(path), format=format), Path()))
+    for number, (source, root) in enumerate(found):
+        if any(_share_documents(source, root, *other) for other in found[:number]):
+            raise ConfigError(f"{source.path}: found twice, expected once: its documents would count twice")
     return found
 
 
@@ -87,6 +90,11 @@ def named_in_run(sources: Iterable[SourceConfig], run: Mapping[str, object]) -> 
         for source in sources
         if any(_may_be_one(Path(source.path), path) and _overlap(source.part, part) for path, part in known)
     )
+
+
+def _share_documents(one: SourceConfig, one_folder: Path, other: SourceConfig, other_folder: Path) -> bool:
+    same = (one_folder / one.path).resolve() == (other_folder / other.path).resolve()
+    return same and one.where == other.where and _overlap(one.part, other.part)
 
 
 def _overlap(one: Sequence[float], other: Sequence[float]) -> bool:

@@ -25,6 +25,9 @@ AUGMENTED_FROM = "augmented_from"
 SHOWN_CHARACTERS = 40
 """Characters of a text or a mention that a message quotes."""
 
+SHOWN_VALUES = 5
+"""Values of a document's metadata that a message lists, the most frequent first."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Corpus:
@@ -58,12 +61,12 @@ def read_corpus(config: DataConfig, folder: Path) -> Corpus:
     train = [document for document in train if not _leaks(document, dev_texts)]
     mentions = (entity for document in train for entity in (*document.entities, *document.scattered))
     labels = LabelSet(config.labels or sorted({entity.label for entity in mentions}))
+    _check_annotated(config, labels)
     train = [document for document in train if document.annotated is None or not document.annotated.isdisjoint(labels)]
     if not train or not len(labels):
         raise ConfigError(f"data.train: found {len(train)} documents and {len(labels)} labels, expected some of both")
     if not dev:
         raise ConfigError("data.dev: found no document, expected some to tell the best epoch by; raise dev_fraction")
-    _check_annotated(config, labels)
     check_labels((*train, *dev), labels)
     raw = _read_raw(config, train, dev, folder)
     sha256 = digest(train, dev)
@@ -80,15 +83,23 @@ def read_source(source: SourceConfig, folder: Path) -> Iterator[Document]:
     Raises:
         DataError: the file has a fault.
         ConfigError: no entity of the file has a label that is to be renamed, but some have one that is spelt much alike
-            and would be left out.
+            and would be left out; an entity has a label that `annotated` does not name; no document fits `where`.
     """
     met: Counter[str] = Counter()
+    said: dict[str, Counter[str]] = {key: Counter() for key in source.where}
+    num_fitting = 0
     for document in read_documents(folder / source.path, source.format):
         met.update(entity.label for entity in (*document.entities, *document.scattered))
+        for key, values in said.items():
+            values[repr(document.metadata.get(key))] += 1
+        num_fitting += _fits(document, source)
         if _is_chosen(document, source):
             ordered = in_reading_order(document) if source.order == "reading" else document
             yield _relabel(ordered, source)
     _check_renamed(source, met)
+    if not num_fitting:
+        found = f"found no document that fits, expected some; the file has {_commonest(said)}"
+        raise ConfigError(f"{source.path}: where: {found}")
 
 
 def check_labels(documents: Iterable[Document], labels: LabelSet) -> None:
@@ -118,15 +129,23 @@ def _check_renamed(source: SourceConfig, met: Mapping[str, int]) -> None:
             raise ConfigError(f"{source.path}: labels: {found}")
 
 
+def _commonest(said: Mapping[str, Counter[str]]) -> str:
+    listed = {key: [value for value, _ in values.most_common(SHOWN_VALUES)] for key, values in said.items()}
+    return "; ".join(f"{key}: {', '.join(values)}" for key, values in listed.items())
+
+
 def _beginning(text: str) -> str:
     return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}\u2026"
 
 
+def _fits(document: Document, source: SourceConfig) -> bool:
+    return all(document.metadata.get(key) in values for key, values in source.where.items())
+
+
 def _is_chosen(document: Document, source: SourceConfig) -> bool:
-    fits = all(document.metadata.get(key) in values for key, values in source.where.items())
     first, end = source.part
     # Another hash than that of `dev_fraction`, by which a file may have been cut already.
-    return fits and first <= fraction_of(f"part {_augmented_from(document) or document.text}") < end
+    return _fits(document, source) and first <= fraction_of(f"part {_augmented_from(document) or document.text}") < end
 
 
 def digest(train: Iterable[Document], dev: Iterable[Document]) -> str:
@@ -183,6 +202,10 @@ def _check_annotated(config: DataConfig, labels: LabelSet) -> None:
 
 def _relabel(document: Document, source: SourceConfig) -> Document:
     entities, scattered = (_renamed(own, source.labels) for own in (document.entities, document.scattered))
+    for entity in (*entities, *scattered):
+        if source.annotated is not None and entity.label not in source.annotated:
+            expected = f"expected only {', '.join(map(repr, source.annotated))}; `labels` can leave it out"
+            raise ConfigError(f"{source.path}: annotated: found an entity {entity.label!r}, {expected}")
     metadata = {**document.metadata, "source": source.path}
     return replace(
         document,

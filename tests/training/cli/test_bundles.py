@@ -14,7 +14,7 @@ from ner_service.formats import read_documents, write_documents
 from ner_service.recognizer import Recognizer
 from ner_service.types import Document, Entity, Recognition
 from tests.training.commands import invoke, refusal
-from training.cli.documents import named_in_run
+from training.cli.documents import named_in_run, sources_of
 from training.config import SourceConfig
 
 TEXTS = ("Ada Lovelace wrote to London.", "北京大学在上海。", "May opened a laboratory.", "李雷去了广州。")
@@ -187,6 +187,17 @@ def test_refusals(tiny_bundle_folder: Path, tiny_embedding_bundle: Bundle, folde
     assert said.startswith(f"{place}: found the label '")
     assert said.endswith("expected one of 'PER', 'ORG', 'LOC'; rename it")
     assert not output.exists()
+
+
+def test_a_file_is_not_read_twice(tiny_bundle_folder: Path, folder: Path) -> None:
+    """Its documents would count twice; parts that have no text in common are two files."""
+    gold, again = folder / "gold.jsonl", folder / ".." / folder.name / "gold.jsonl"
+    expected = "found twice, expected once: its documents would count twice"
+    assert refusal("evaluate", tiny_bundle_folder, gold, again) == f"{again}: {expected}"
+    parts = 'part = [0.0, 0.5]\n[[data.dev]]\npath = "named.jsonl"\npart = [{}, 1.0]\n'
+    assert len(sources_of([write_sources(folder / "parts.toml", parts.format(0.5))], "auto", None)) == 2
+    common = write_sources(folder / "common.toml", parts.format(0.4))
+    assert refusal("evaluate", tiny_bundle_folder, common) == f"named.jsonl: {expected}"
 
 
 @pytest.mark.parametrize(

@@ -100,6 +100,13 @@ def test_where_keeps_documents_by_their_metadata(tmp_path: Path) -> None:
     assert [document.id for document in read_source(chosen, folder)] == ["letter", "note"]
 
 
+def test_where_that_keeps_nothing_is_refused_with_what_the_file_has(tmp_path: Path) -> None:
+    folder = write(tmp_path, LETTER, NOTE, {**NOTE, "genre": None}, {**NOTE, "genre": "notes"})
+    said = refusal(folder, config(where={"genre": ("letter",)}))
+    found = "found no document that fits, expected some; the file has genre: 'notes', 'letters', None"
+    assert said == f"train.jsonl: where: {found}"
+
+
 def test_parts_share_a_file_out_and_keep_what_was_made_of_a_document_beside_it(tmp_path: Path) -> None:
     originals = many(600)[::2]
     made = [augmented(record, number) for number, record in enumerate(originals)]
@@ -162,8 +169,32 @@ def test_a_text_without_an_id_is_told_by_how_it_begins(tmp_path: Path) -> None:
 
 
 def test_an_annotated_label_that_the_run_does_not_know_is_refused(tmp_path: Path) -> None:
-    said = refusal(write(tmp_path, LETTER), config(annotated=("PERSON", "CITTY")))
+    said = refusal(write(tmp_path, LETTER), config(annotated=("PERSON", "CITY", "CITTY")))
     assert said == "data.train[0].annotated: found 'CITTY', expected one of 'CITY', 'PERSON'"
+
+
+def test_a_mistyped_annotated_of_the_only_file_is_refused_by_its_name(tmp_path: Path) -> None:
+    said = refusal(write(tmp_path, NOTE), config(labels=("PERSON",), annotated=("PERSONS", "PERSON")))
+    assert said == "data.train[0].annotated: found 'PERSONS', expected one of 'PERSON'"
+
+
+def test_an_entity_that_annotated_does_not_name_is_refused(tmp_path: Path) -> None:
+    """It would be counted as learnt, and be neither learnt nor measured."""
+    said = refusal(write(tmp_path, NOTE, LETTER), config(annotated=("PERSON",)))
+    expected = "expected only 'PERSON'; `labels` can leave it out"
+    assert said == f"train.jsonl: annotated: found an entity 'CITY', {expected}"
+    chosen = config(labels=("PERSON",), annotated=("PERSON",))
+    assert "annotated" in refusal(tmp_path, chosen)
+
+
+@pytest.mark.parametrize("name", ["", " PER", "PER\u3000", "PER\n", "A\u2028B"])
+@pytest.mark.parametrize("key", ["labels", "annotated"])
+def test_a_name_that_is_no_label_is_refused(key: str, name: str) -> None:
+    value = {"PERSON": name} if key == "labels" else (name,)
+    with pytest.raises(ValueError, match=f"^{key}: found .*, expected a name on one line"):
+        source(**{key: value})
+    with pytest.raises(ValueError, match=r"^labels: found .*, expected a name on one line"):
+        DataConfig(train=(source(),), labels=(name,))
 
 
 def test_documents_annotated_for_no_label_of_the_run_are_left_out(tmp_path: Path) -> None:
@@ -176,8 +207,6 @@ def test_nothing_to_train_on_is_refused(tmp_path: Path) -> None:
     assert refusal(write(tmp_path, bare), config()) == (
         "data.train: found 1 documents and 0 labels, expected some of both"
     )
-    none = refusal(write(tmp_path, LETTER), config(where={"genre": ("plays",)}))
-    assert none == "data.train: found 0 documents and 0 labels, expected some of both"
 
 
 def test_nothing_to_tell_the_best_epoch_by_is_refused(tmp_path: Path) -> None:
