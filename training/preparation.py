@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -96,15 +95,19 @@ class Setup:
         device = next(model.parameters()).device
         return Recognizer(self.bundle(model.state_dict(), {}), device)
 
-    def fingerprint(self) -> str:
-        """Tells runs apart that may not resume each other."""
-        parts = [unstructure(self.run), self.corpus.sha256, self.tokenizer.to_json(), unstructure(self.config)]
-        objectives = self.run.objectives
-        for objective in (objectives.similarity, objectives.distillation):
-            if objective and objective.teacher:
-                # The manifest holds the digests of the teacher's other files.
-                parts.append((self.folder / objective.teacher / MANIFEST).read_text(encoding="utf-8"))
-        return hashlib.sha256(json.dumps(parts).encode("utf-8")).hexdigest()
+    def identity(self) -> dict[str, object]:
+        """What tells runs apart that may not resume each other: the run's values, and digests of what it read."""
+        # A manifest holds the digests of the teacher's other files.
+        teachers = {
+            f"objectives.{name}.teacher": _sha256((self.folder / teacher / MANIFEST).read_text(encoding="utf-8"))
+            for name in ("similarity", "distillation")
+            if (teacher := getattr(getattr(self.run.objectives, name), "teacher", None))
+        }
+        return {
+            **unstructure(self.run),
+            "encoder": unstructure(self.config.encoder),
+            "sha256": {"data": self.corpus.sha256, "tokenizer": _sha256(self.tokenizer.to_json()), **teachers},
+        }
 
     def unrepresentable(self) -> list[Unrepresentable]:
         """Gold entities, of train and dev, that the model can never predict."""
@@ -150,6 +153,10 @@ def heads_of(run: RunConfig) -> Heads:
         language_model=LanguageModelConfig() if writes else None,
         latent=univae.latent if univae else None,
     )
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
 def _tokenizer(run: RunConfig, corpus: Corpus, folder: Path) -> TextTokenizer:

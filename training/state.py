@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -15,6 +15,9 @@ from ner_service.errors import ConfigError, writing
 from ner_service.model.text_model import TextModel
 from training.objectives import Weighted
 from training.steps import AveragedWeights
+
+SHOWN = 5
+"""Differences of two runs that a message names."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,10 +66,10 @@ class State:
         modules: tuple[nn.Module, ...] = (self.model, self.extra)
         return (parameter for module in modules for parameter in module.parameters() if parameter.requires_grad)
 
-    def save(self, path: Path, fingerprint: str) -> None:
-        """Write a snapshot; `fingerprint` says which run it belongs to."""
+    def save(self, path: Path, identity: Mapping[str, object]) -> None:
+        """Write a snapshot; `identity` says which run it belongs to."""
         value = {
-            "fingerprint": fingerprint,
+            "identity": identity,
             "model": self.model.state_dict(),
             "extra": self.extra.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -90,16 +93,16 @@ class State:
             os.fsync(file.fileno())
         scratch.replace(path)
 
-    def restore(self, path: Path, fingerprint: str) -> None:
+    def restore(self, path: Path, identity: Mapping[str, object]) -> None:
         """Take up the run where a snapshot left it.
 
         Raises:
-            ConfigError: the snapshot is damaged, or of another configuration or of other data.
+            ConfigError: the snapshot is damaged, or of another run; names what of it is another.
         """
         _check_whole(path)
         value = torch.load(path, map_location="cpu", weights_only=True)
-        if value["fingerprint"] != fingerprint:
-            raise ConfigError(f"{path}: belongs to another configuration or to other data; expected the same run")
+        if others := list(_differences(value.get("identity"), identity)):
+            raise ConfigError(f"{path}: belongs to another run, expected this one; {'; '.join(others[:SHOWN])}")
         self.model.load_state_dict(value["model"])
         self.extra.load_state_dict(value["extra"])
         self.optimizer.load_state_dict(value["optimizer"])
@@ -111,6 +114,15 @@ class State:
         self.loss_sum, self.loss_sums = value["loss_sum"], value["loss_sums"]
         self.history = [EpochRecord(**record) for record in value["history"]]
         self.best_weights = value["best_weights"]
+
+
+def _differences(there: object, here: object, name: str = "") -> Iterator[str]:
+    """What is not the same in a snapshot and in a run, by the names of the run's keys."""
+    if isinstance(there, Mapping) and isinstance(here, Mapping):
+        for key in dict.fromkeys((*there, *here)):
+            yield from _differences(there.get(key), here.get(key), f"{name}.{key}" if name else key)
+    elif there != here:
+        yield f"{name}: found {there!r} there, {here!r} here"
 
 
 def _check_whole(path: Path) -> None:

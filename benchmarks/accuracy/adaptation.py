@@ -88,7 +88,7 @@ def adapt(setup: Setup, state_folder: Path, until_s: float) -> None:
     snapshot, counts = state_folder / "snapshot.pt", state_folder / "tokens.json"
     tokens_of_epochs: list[int] = []
     if snapshot.exists():
-        state.restore(snapshot, setup.fingerprint())
+        state.restore(snapshot, setup.identity())
         tokens_of_epochs = json.loads(counts.read_text(encoding="utf-8"))[: state.epoch]
     else:
         keep_point(setup, state, state_folder, 0)
@@ -101,7 +101,7 @@ def adapt(setup: Setup, state_folder: Path, until_s: float) -> None:
             _write_whole(counts, json.dumps(tokens_of_epochs))
             if is_point(state.epoch, setup.run.epochs):
                 keep_point(setup, state, state_folder, sum(tokens_of_epochs))
-            state.save(snapshot, setup.fingerprint())
+            state.save(snapshot, setup.identity())
             if time.monotonic() > until_s:
                 return
 
@@ -148,7 +148,7 @@ def masked_accuracy(objective: MaskedLanguageModelObjective) -> float:
 def fingerprint_of(setup: Setup, student: Path) -> str:
     """The run's own, which knows where it starts by its name alone, and the digests of what stands there."""
     start = (student / MANIFEST).read_text(encoding="utf-8")
-    return hashlib.sha256(f"{setup.fingerprint()} {start}".encode()).hexdigest()
+    return hashlib.sha256(f"{setup.identity()} {start}".encode()).hexdigest()
 
 
 def check_name(name: str, fingerprint: str, rows: Sequence[Row]) -> None:

@@ -104,7 +104,7 @@ def test_the_encoder_must_have_a_kind(run_folder: Path) -> None:
 
 
 def test_fingerprints_tell_runs_apart(fresh: Setup, run_folder: Path, tmp_path: Path) -> None:
-    assert small_setup(run_folder).fingerprint() == fresh.fingerprint()
+    assert small_setup(run_folder).identity() == fresh.identity()
     others = [
         small_setup(run_folder, "optimizer.lr=1e-5"),
         replace(fresh, corpus=replace(fresh.corpus, sha256="0")),
@@ -115,7 +115,7 @@ def test_fingerprints_tell_runs_apart(fresh: Setup, run_folder: Path, tmp_path: 
         tokenizer = small_setup(run_folder, f"tokenizer.vocab_size={vocab_size}").tokenizer
         file.write_text(tokenizer.to_json(), encoding="utf-8")
         others.append(small_setup(run_folder, f"tokenizer.file={file}"))
-    assert len({setup.fingerprint() for setup in [fresh, *others]}) == 6
+    assert len({json.dumps(setup.identity()) for setup in [fresh, *others]}) == 6
 
 
 @pytest.fixture(scope="module")
@@ -295,7 +295,7 @@ def test_another_teacher_in_its_place_is_another_run(
     found = []
     for name in ("one", "one", "other"):
         replace(tiny_bundle, manifest=replace(tiny_bundle.manifest, name=name)).save(tmp_path / "teacher")
-        found.append(setup.fingerprint())
+        found.append(setup.identity())
     assert found[0] == found[1] != found[2]
 
 

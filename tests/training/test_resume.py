@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from ner_service.errors import ConfigError
 from tests.commands import files_end_at
 from tests.training.runs import set_options, small_setup, write_run
 from training.assembly import new_state
-from training.cli import app
+from training.cli import app, runs
 from training.state import EpochRecord
 
 ROOT = Path(__file__).parents[2]
@@ -78,7 +78,8 @@ def test_a_snapshot_is_not_overwritten_unasked(folder: Path) -> None:
 def test_another_configuration_may_not_resume(folder: Path) -> None:
     result = train(folder, folder / "whole", "--resume", "--set", "optimizer.lr=1e-5")
     assert result.exit_code == 1
-    assert "snapshot.pt: belongs to another configuration or to other data; expected the same run" in result.stderr
+    place = f"error: {folder}/whole/snapshot.pt: belongs to another run, expected this one; "
+    assert result.stderr == f"{place}optimizer.lr: found 0.002 there, 1e-05 here\n"
 
 
 def test_other_data_may_not_resume(folder: Path, tmp_path: Path) -> None:
@@ -89,7 +90,7 @@ def test_other_data_may_not_resume(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "dev.jsonl").write_text(train_lines[-1] + dev_text, encoding="utf-8")
     result = train(folder, folder / "whole", "--resume", "--data", str(tmp_path))
     assert result.exit_code == 1
-    assert "belongs to another configuration or to other data" in result.stderr
+    assert "snapshot.pt: belongs to another run, expected this one; sha256.data: found '" in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -117,7 +118,7 @@ def test_a_full_disk_is_named(run_folder: Path, tmp_path: Path) -> None:
     path.write_bytes(b"before")
     state = new_state(small_setup(run_folder), Accelerator(cpu=True))
     with files_end_at(1000), pytest.raises(OSError, match="File too large") as caught:
-        state.save(path, "mark")
+        state.save(path, {})
     assert caught.value.filename == str(path)
     assert path.read_bytes() == b"before"
 
@@ -127,12 +128,28 @@ def test_a_finished_run_resumes_to_the_same_bundle(folder: Path) -> None:
     result = train(folder, folder / "whole", "--resume")
     assert result.exit_code == 0, result.stderr
     assert (folder / "whole/bundle/model.safetensors").read_bytes() == before
+    assert "Goes on after 3 of 3 epochs\n" in result.stderr
 
 
 def test_nothing_to_resume_is_a_start(run_folder: Path, tmp_path: Path) -> None:
     command = ["train", str(run_folder / "run.toml"), "-o", str(tmp_path / "run"), "--resume"]
     result = CliRunner().invoke(app, [*command, *set_options("epochs=1", "batch.tokens=2048")])
     assert result.exit_code == 0, result.stderr
+    assert f"Nothing to go on with in {tmp_path}/run: starts anew\n" in result.stderr
+
+
+def test_who_interrupts_a_run_is_told_how_to_go_on(
+    run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> Iterator[Any]:
+        raise KeyboardInterrupt
+        yield
+
+    monkeypatch.setattr(runs, "run_loop", interrupted)
+    command = ["train", str(run_folder / "run.toml"), "-o", str(tmp_path / "run"), *set_options("batch.tokens=2048")]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 130
+    assert "Interrupted. The same command with --resume goes on from the last snapshot\n" in result.stderr
 
 
 def train(folder: Path, output: Path, *options: str) -> Any:
@@ -147,10 +164,10 @@ def test_a_state_comes_back_from_its_snapshot(run_folder: Path, tmp_path: Path) 
     state.epoch, state.step, state.loss_sum = 3, 2, 1.5
     state.history = [EpochRecord(epoch=0, loss=0.5, losses={"spans": 0.5}, dev={"f1": 0.25}, score=0.25)]
     state.best_weights = {"weight": torch.arange(3.0)}
-    state.save(tmp_path / "snapshot.pt", "mark")
+    state.save(tmp_path / "snapshot.pt", {"model": {"num_layers": 2}, "epochs": 3})
 
     other = new_state(setup, Accelerator(cpu=True))
-    other.restore(tmp_path / "snapshot.pt", "mark")
+    other.restore(tmp_path / "snapshot.pt", {"epochs": 3, "model": {"num_layers": 2}})
     assert (other.epoch, other.step, other.loss_sum) == (3, 2, 1.5)
     assert [asdict(record) for record in other.history] == [asdict(record) for record in state.history]
     assert torch.equal(other.best_weights["weight"], torch.arange(3.0))
@@ -159,5 +176,6 @@ def test_a_state_comes_back_from_its_snapshot(run_folder: Path, tmp_path: Path) 
         assert torch.equal(state.optimizer.state[one]["exp_avg"], other.optimizer.state[two]["exp_avg"])
     assert [file.name for file in tmp_path.iterdir()] == ["snapshot.pt"]
 
-    with pytest.raises(ConfigError, match="belongs to another configuration"):
-        other.restore(tmp_path / "snapshot.pt", "other mark")
+    differs = r"model\.num_layers: found 2 there, 3 here; epochs: found 3 there, None here$"
+    with pytest.raises(ConfigError, match=f"belongs to another run, expected this one; {differs}"):
+        other.restore(tmp_path / "snapshot.pt", {"model": {"num_layers": 3}})

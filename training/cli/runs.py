@@ -111,9 +111,12 @@ def _start(setup: Setup, accelerator: Accelerator, output: Path, resume: bool) -
     state = new_state(setup, accelerator)
     snapshot = output / SNAPSHOT
     if resume and snapshot.is_file():
-        state.restore(snapshot, setup.fingerprint())
+        state.restore(snapshot, setup.identity())
     elif snapshot.exists():
         raise ConfigError(f"{snapshot}: a run stands here; go on with --resume, or choose another folder")
+    if resume and accelerator.is_main_process:
+        done = f"{state.epoch} of {setup.run.epochs} epochs" + (f" and {state.step} steps" if state.step else "")
+        say(f"Goes on after {done}" if snapshot.is_file() else f"Nothing to go on with in {output}: starts anew")
     output.mkdir(parents=True, exist_ok=True)
     return state
 
@@ -121,12 +124,16 @@ def _start(setup: Setup, accelerator: Accelerator, output: Path, resume: bool) -
 def _run(setup: Setup, state: State, accelerator: Accelerator, output: Path) -> None:
     """Train to the end, with a snapshot a minute and one an epoch."""
     quiet = Console(stderr=True, quiet=not accelerator.is_main_process)
-    saved_s = time.monotonic()
-    for progress in show_progress(run_loop(setup, state, accelerator), setup.run.epochs, quiet):
-        due = progress.finished is not None or time.monotonic() - saved_s > SNAPSHOT_EVERY_S
-        if due and accelerator.is_main_process:
-            state.save(output / SNAPSHOT, setup.fingerprint())
-            saved_s = time.monotonic()
+    identity, saved_s = setup.identity(), time.monotonic()
+    try:
+        for progress in show_progress(run_loop(setup, state, accelerator), setup.run.epochs, quiet):
+            due = progress.finished is not None or time.monotonic() - saved_s > SNAPSHOT_EVERY_S
+            if due and accelerator.is_main_process:
+                state.save(output / SNAPSHOT, identity)
+                saved_s = time.monotonic()
+    except KeyboardInterrupt:
+        say("Interrupted. The same command with --resume goes on from the last snapshot")
+        raise
 
 
 def _export(setup: Setup, state: State, device: torch.device, folder: Path, num_lost: int) -> dict[str, object]:
