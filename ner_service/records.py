@@ -9,7 +9,8 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import types
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from ner_service.errors import ConfigError
@@ -37,6 +38,24 @@ def unstructure(value: object) -> Any:
         return sorted(unstructure(item) for item in value)
     if isinstance(value, tuple | list):
         return [unstructure(item) for item in value]
+    return value
+
+
+class DoubledKeyError(ValueError):
+    """An object of JSON with a key that stands twice: one of its values would be lost."""
+
+
+def json_object(pairs: Sequence[tuple[str, object]]) -> dict[str, object]:
+    """What Python's JSON parser makes of an object, as its `object_pairs_hook`.
+
+    Raises:
+        DoubledKeyError: a key stands twice.
+    """
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        counts = Counter(key for key, _ in pairs)
+        twice = next(key for key, count in counts.items() if count > 1)
+        raise DoubledKeyError(f"the key {twice!r} stands twice in one object")
     return value
 
 

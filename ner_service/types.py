@@ -135,6 +135,15 @@ class Document:
         return self.text if self.page is None else self.page
 
 
+def lone_surrogate(text: str) -> str | None:
+    """The first character of a text that is no Unicode, described; JSON's escapes can say such."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        return f"a lone surrogate U+{ord(text[error.start]):04X} at character {error.start}"
+    return None
+
+
 LABEL = "a name on one line, without white space at its ends"
 
 
@@ -271,9 +280,7 @@ def _check_word(index: int, word: str) -> None:
         raise InvalidPageError(pointer, f"word {index}: found an empty word, expected at least one character")
     if word != word.strip():
         raise InvalidPageError(pointer, f"word {index}: found white space at its ends, expected none")
-    surrogate = next((character for character in word if "\ud800" <= character <= "\udfff"), None)
-    if surrogate is not None:
-        found = f"a lone surrogate U+{ord(surrogate):04X}"
+    if found := lone_surrogate(word):
         raise InvalidPageError(pointer, f"word {index}: found {found}, expected Unicode text")
 
 

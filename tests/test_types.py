@@ -122,7 +122,11 @@ NAN, INF = math.nan, math.inf
         ({"words": ("a", "")}, "words/1", "word 1: found an empty word, expected at least one character"),
         ({"words": (" ", "b")}, "words/0", "word 0: found white space at its ends, expected none"),
         ({"words": ("a", "b\u3000")}, "words/1", "word 1: found white space at its ends, expected none"),
-        ({"words": ("a", "\ud800")}, "words/1", r"word 1: found a lone surrogate U\+D800, expected Unicode text"),
+        (
+            {"words": ("a", "\ud800")},
+            "words/1",
+            r"word 1: found a lone surrogate U\+D800 at character 0, expected Unicode text",
+        ),
         ({"box": (NAN, 0, 1, 1)}, "boxes/1/0", "box of word 1: found x0 = nan, expected a finite number"),
         ({"box": (0, 0, INF, 1)}, "boxes/1/2", "box of word 1: found x1 = inf, expected a finite number"),
         ({"box": (0, -1, 1, 1)}, "boxes/1/1", "box of word 1: found y0 = -1, expected 0 or more"),

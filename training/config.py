@@ -329,13 +329,9 @@ class RunConfig:
             value = getattr(self.regularisation, name)
             idle = value and not self.data.train
             _check(f"regularisation.{name}", value, not idle, "0 without data.train: it touches the spans alone")
-        still = self.regularisation.fgm and self.objectives.distillation
-        _check(
-            "regularisation.fgm",
-            self.regularisation.fgm,
-            not still,
-            "0 beside distillation, which may freeze what it moves",
-        )
+        fits = not (self.regularisation.fgm and self.objectives.distillation)
+        expected = "0 beside distillation, which may freeze what it moves"
+        _check("regularisation.fgm", self.regularisation.fgm, fits, expected)
         mine = self.objectives.similarity.mine if self.objectives.similarity else None
         fits = mine is None or not self.data.pairs
         _check("objectives.similarity.mine", mine, fits, "none beside data.pairs: the pairs are those of the files")

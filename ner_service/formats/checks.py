@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 
 from ner_service.errors import DataError
 from ner_service.formats.lines import Line
-from ner_service.types import LABEL, Document, Entity, is_label
+from ner_service.records import json_object
+from ner_service.types import LABEL, Document, Entity, is_label, lone_surrogate
 
 T = TypeVar("T")
 
@@ -27,7 +28,7 @@ def parse_json(line: Line, kind: type[T]) -> T:
         DataError: not JSON, or of another kind.
     """
     try:
-        value = json.loads(line.text)
+        value = json.loads(line.text, object_pairs_hook=json_object)
     except (ValueError, RecursionError) as error:
         raise line.error(f"found no valid JSON ({error}), expected {_KINDS[kind]}") from None
     return expect(line, value, kind, "the file" if line.number is None else "the line")
@@ -46,7 +47,7 @@ def parse_array(lines: Iterable[Line]) -> Iterator[tuple[Line, object]]:
     def line_at(position: int) -> Line:
         return rows[bisect_right(starts, position) - 1]
 
-    decoder = json.JSONDecoder()
+    decoder = json.JSONDecoder(object_pairs_hook=json_object)
     position = _after_space(content, content.index("[") + 1)
     closed = content[position : position + 1] == "]"
     while not closed:
@@ -113,7 +114,7 @@ def check_unicode(line: Line, text: str, name: str = "text") -> str:
     Raises:
         DataError: a lone surrogate.
     """
-    if found := _surrogate(text):
+    if found := lone_surrogate(text):
         raise line.error(f"{name}: found {found}, expected Unicode text")
     return text
 
@@ -165,7 +166,7 @@ def check_writable(path: Path, index: int, document: Document, *, partial: bool 
         DataError: names the document.
     """
     for value in (document.text, document.id or "", *(entity.label for entity in document.entities)):
-        if found := _surrogate(value):
+        if found := lone_surrogate(value):
             raise refuse(path, index, f"found {found}, expected Unicode text")
     for entity in document.entities:
         if not _fits(document.text, entity):
@@ -190,15 +191,6 @@ def to_json(path: Path, index: int, record: Mapping[str, object]) -> str:
     except (TypeError, ValueError, RecursionError) as error:
         raise refuse(path, index, f"found {error}, expected Unicode text and JSON values") from None
     return line
-
-
-def _surrogate(text: str) -> str | None:
-    """The first lone surrogate, described."""
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        return f"a lone surrogate U+{ord(text[error.start]):04X} at character {error.start}"
-    return None
 
 
 def _fits(text: str, entity: Entity) -> bool:

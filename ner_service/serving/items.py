@@ -11,12 +11,11 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
-from ner_service.serving.json_text import has_lone_surrogate
-from ner_service.types import MAX_LENGTH, PageOrder
+from ner_service.types import MAX_LENGTH, PageOrder, lone_surrogate
 
 
 def _check_unicode(value: str) -> str:
-    if has_lone_surrogate(value):
+    if lone_surrogate(value):
         raise PydanticCustomError("unicode", "Input should be Unicode, without a lone surrogate")
     return value
 

@@ -8,12 +8,13 @@ not have: each becomes a `Constant`, which is of no type that a field may have, 
 from __future__ import annotations
 
 import json
-from collections import Counter
 from dataclasses import dataclass
 
 from pydantic_core import to_json
 
 from ner_service.errors import CallerError
+from ner_service.records import DoubledKeyError, json_object
+from ner_service.types import lone_surrogate
 
 
 class InvalidJsonError(CallerError):
@@ -46,6 +47,8 @@ def parse_json(body: bytes) -> object:
         )
     except UnicodeDecodeError as error:
         raise InvalidJsonError(f"the body is not UTF-8 at byte {error.start}") from None
+    except DoubledKeyError as error:
+        raise InvalidJsonError(str(error)) from None
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
         raise InvalidJsonError(f"the body is not JSON: {error.msg} at {where}") from None
@@ -64,23 +67,14 @@ def _decimal(digits: str) -> float:
     return float(digits)
 
 
-def has_lone_surrogate(text: str) -> bool:
-    """Whether a string is no Unicode; JSON's escapes can say such."""
-    return any("\ud800" <= character <= "\udfff" for character in text)
-
-
 def json_bytes(value: object) -> bytes:
     """A value as JSON. Its strings are Unicode."""
     return to_json(value)
 
 
 def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    value = dict(pairs)
-    if len(value) < len(pairs):
-        counts = Counter(key for key, _ in pairs)
-        twice = next(key for key, count in counts.items() if count > 1)
-        raise InvalidJsonError(f"the key {twice!r} stands twice in one object")
+    value = json_object(pairs)
     for key in value:
-        if has_lone_surrogate(key):
-            raise InvalidJsonError(f"the key {key!r} has a lone surrogate, expected Unicode")
+        if found := lone_surrogate(key):
+            raise InvalidJsonError(f"the key {key!r} has {found}, expected Unicode")
     return value

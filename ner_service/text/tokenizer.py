@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from tokenizers import Tokenizer, decoders
 
 from ner_service.errors import ConfigError, InvalidTextError
-from ner_service.types import Encoding
+from ner_service.types import Encoding, lone_surrogate
 
 if TYPE_CHECKING:
     import tokenizers
@@ -98,7 +98,8 @@ class TextTokenizer:
             InvalidTextError: a lone surrogate in any of them.
         """
         for text in texts:
-            _refuse_surrogates(text)
+            if found := lone_surrogate(text):
+                raise InvalidTextError(f"found {found}, expected Unicode text")
         return [
             _encoding(text, raw) for text, raw in zip(texts, self._tokenizer.encode_batch(list(texts)), strict=True)
         ]
@@ -117,16 +118,6 @@ class TextTokenizer:
     def _first_id(self, names: Sequence[str]) -> int | None:
         ids = (self._tokenizer.token_to_id(name) for name in names)
         return next((token_id for token_id in ids if token_id is not None), None)
-
-
-def _refuse_surrogates(text: str) -> None:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        found = f"U+{ord(text[error.start]):04X}"
-        raise InvalidTextError(
-            f"found a lone surrogate {found} at character {error.start}, expected Unicode text"
-        ) from None
 
 
 def _encoding(text: str, raw: tokenizers.Encoding) -> Encoding:

@@ -53,6 +53,7 @@ def test_a_number_for_an_id_and_a_score(tmp_path: Path) -> None:
         ({"text": "a"}, "entities: missing; found the keys 'text', expected a list"),
         (GOOD | {"text": 3}, "text: found 3, expected a string"),
         (GOOD | {"text": "Ann \ud800 Beijing"}, r"text: found a lone surrogate U\+D800 at character 4"),
+        ('{"text": "Ann", "entities": [], "text": "Bo"}', "the key 'text' stands twice in one object"),
         (GOOD | {"id": True}, "id: found True, expected a string"),
         (GOOD | {"id": "\ud800"}, "id: found a lone surrogate"),
         (GOOD | {"entities": None}, "entities: found None, expected a list"),

@@ -40,7 +40,10 @@ def check_problem(reply: Any, status: int, code: str) -> dict[str, Any]:
         (b'{"inputs": "a", "threshold": -Infinity}', "-Infinity is no JSON number"),
         (b'{"inputs": "a", "threshold": 0.1, "threshold": 0.9}', "'threshold' stands twice"),
         (b"{" + b"".join(b'"%d": 0, ' % key for key in range(300_000)) + b'"a": 0, "a": 1}', "'a' stands twice"),
-        (b'{"inputs": "a", "\\ud800": 1}', r"the key '\ud800' has a lone surrogate, expected Unicode"),
+        (
+            b'{"inputs": "a", "\\ud800": 1}',
+            r"the key '\ud800' has a lone surrogate U+D800 at character 0, expected Unicode",
+        ),
         (b'{"inputs": "a", "label_thresholds": {"a\\udfff": 0.5}}', r"the key 'a\udfff' has a lone surrogate"),
         (b'{"inputs": ' + b"[" * 200_000, "nested too deeply"),
         (b'{"inputs": "a", "threshold": 1' + b"0" * 5000 + b"}", "too many digits"),

@@ -43,6 +43,10 @@ def evaluate(
         documents = read_all(sources_of(data, format, folder))
         recognizer = Recognizer(source, pick_device(device))
         report = evaluation.evaluate(recognizer, documents)
+        if unknown := sorted(report.labels.keys() - set(recognizer.labels)):
+            strange, known = (", ".join(map(repr, names)) for names in (unknown, recognizer.labels))
+            missed = "the bundle has not: each of their mentions counts as missed"
+            say(f"warning: found the labels {strange}, which {missed}. It has {known}")
         _, lost = encode_documents(documents, recognizer.tokenizer, recognizer.limits, recognizer.labels)
         figures = {"unrepresentable_entities": len(lost), **report.as_dict()}
         if output:

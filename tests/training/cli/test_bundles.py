@@ -103,6 +103,15 @@ def test_evaluation_tells_what_no_span_fits(
     assert "odd.jsonl" in result.stderr
 
 
+def test_labels_that_the_bundle_has_not_are_warned_of(tiny_bundle_folder: Path, folder: Path) -> None:
+    result = invoke("evaluate", tiny_bundle_folder, folder / "named.jsonl", "--json")
+    found, known = "'loc', 'org', 'per'", "'PER', 'ORG', 'LOC'"
+    missed = "which the bundle has not: each of their mentions counts as missed"
+    assert result.stderr == f"warning: found the labels {found}, {missed}. It has {known}\n"
+    assert json.loads(result.stdout)["scores"]["micro"]["recall"] == 0.0
+    assert "warning" not in invoke("evaluate", tiny_bundle_folder, folder / "gold.jsonl").stderr
+
+
 def test_calibrating_twice_and_exporting(tiny_bundle_folder: Path, folder: Path, tmp_path: Path) -> None:
     once, twice, exported = (tmp_path / name for name in ("once", "twice", "exported"))
     told("calibrate", tiny_bundle_folder, folder / "gold.jsonl", "-o", once)
