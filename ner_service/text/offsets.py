@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
-
 import numpy as np
 
 from ner_service.errors import CallerError
@@ -11,10 +9,9 @@ from ner_service.types import OffsetUnit
 
 
 class OffsetConverter:
-    """Converts offsets of one text between code points and another unit; built once a text, in linear time."""
+    """Converts code point offsets of one text into another unit; built once a text, in linear time."""
 
     def __init__(self, text: str, unit: OffsetUnit) -> None:
-        self._unit = unit
         self._num_codepoints = len(text)
         self._before = _units_before(text, unit)
 
@@ -27,22 +24,6 @@ class OffsetConverter:
         if not 0 <= offset <= self._num_codepoints:
             raise CallerError(f"offset: found {offset}, expected 0 to {self._num_codepoints}")
         return offset if self._before is None else int(self._before[offset])
-
-    def to_codepoint(self, offset: int) -> int:
-        """The offset in code points.
-
-        Raises:
-            CallerError: outside the text or in the middle of a character.
-        """
-        if self._before is None:
-            return self.from_codepoint(offset)
-        length = int(self._before[-1])
-        if not 0 <= offset <= length:
-            raise CallerError(f"offset: found {offset}, expected 0 to {length} in {self._unit}")
-        position = bisect_left(self._before, offset)
-        if self._before[position] != offset:
-            raise CallerError(f"offset: found {offset} in {self._unit}, inside character {position - 1}")
-        return position
 
 
 def _units_before(text: str, unit: OffsetUnit) -> np.ndarray | None:
