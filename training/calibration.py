@@ -26,7 +26,7 @@ from ner_service.errors import ConfigError
 from ner_service.recognizer import Recognizer
 from ner_service.records import unstructure
 from ner_service.types import Document, LabelSet
-from training.cells import BoolArray, Cells, Reliability, calibration_error, join, read_cells
+from training.cells import BoolArray, Cells, Reliability, Told, calibration_error, join, nobody, read_cells
 from training.data.raw import fraction_of
 from training.data.sources import check_labels
 from training.evaluation import Score
@@ -134,7 +134,7 @@ class HeldOut:
     threshold_FC: FloatArray
 
 
-def calibrate(bundle: Bundle, documents: Sequence[Document], device: torch.device) -> Calibrated:
+def calibrate(bundle: Bundle, documents: Sequence[Document], device: torch.device, told: Told = nobody) -> Calibrated:
     """Fit a bundle's probabilities and thresholds to documents; those that it has count for the figures before alone.
 
     Raises:
@@ -142,10 +142,10 @@ def calibrate(bundle: Bundle, documents: Sequence[Document], device: torch.devic
         ConfigError: the documents have a label that the bundle does not have, or no entity; or the bundle tells so
             little that their cells are too many.
     """
-    return fit(read_logits(bundle, documents, device), bundle.manifest)
+    return fit(read_logits(bundle, documents, device, told), bundle.manifest)
 
 
-def read_logits(bundle: Bundle, documents: Sequence[Document], device: torch.device) -> Logits:
+def read_logits(bundle: Bundle, documents: Sequence[Document], device: torch.device, told: Told = nobody) -> Logits:
     """The cells of documents as the recognizer finds them, with logits in place of probabilities.
 
     Raises:
@@ -160,7 +160,7 @@ def read_logits(bundle: Bundle, documents: Sequence[Document], device: torch.dev
     recognizer.require_head("spans")
     _check(documents, manifest.labels)
     threshold = 1 / (1 + math.exp(-_READING_SLOPE * LOWEST_LOGIT))
-    cells = join(_bounded(read_cells(recognizer, documents, threshold)))
+    cells = join(_bounded(read_cells(recognizer, documents, threshold, told)))
     fold_of_document = np.array([fold_of(document.text) for document in documents])
     with np.errstate(divide="ignore"):
         score_N = (np.log(cells.probability_N) - np.log1p(-cells.probability_N)) / _READING_SLOPE

@@ -8,10 +8,11 @@ label. Knows no training. Shapes: N cells.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass
 from itertools import accumulate, groupby
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +23,9 @@ from ner_service.recognizer import Recognizer
 from ner_service.types import Document, Entity, LabelSet, Recognition, RecognizeOptions
 
 BoolArray = npt.NDArray[np.bool_]
+
+Told: TypeAlias = Callable[[int], object]
+"""Who is told, while documents are read, how many more have been."""
 
 NUM_BINS = 15
 """Bins of the expected calibration error, of equal mass."""
@@ -62,15 +66,21 @@ class Reliability:
     ece_found: float | None
 
 
-def cells_of(recognizer: Recognizer, documents: Sequence[Document], threshold: float) -> Cells:
+def nobody(num_documents: int) -> None:
+    """Who is told where nobody watches."""
+
+
+def cells_of(recognizer: Recognizer, documents: Sequence[Document], threshold: float, told: Told = nobody) -> Cells:
     """The cells of documents with a probability above `threshold`, and all gold ones of labels that the model has.
 
     A text has as many as there are: the limits of a recognizer refuse none. One that is no Unicode has no answer.
     """
-    return join(read_cells(recognizer, documents, threshold))
+    return join(read_cells(recognizer, documents, threshold, told))
 
 
-def read_cells(recognizer: Recognizer, documents: Sequence[Document], threshold: float) -> Iterator[Cells]:
+def read_cells(
+    recognizer: Recognizer, documents: Sequence[Document], threshold: float, told: Told = nobody
+) -> Iterator[Cells]:
     """What `cells_of` joins, a few documents at a time."""
     reader, options = _unlimited(recognizer), RecognizeOptions(threshold=threshold)
     ends = accumulate(len(document.text) for document in documents)
@@ -82,6 +92,7 @@ def read_cells(recognizer: Recognizer, documents: Sequence[Document], threshold:
             _cells(number, document, answer, reader.labels)
             for (number, document), answer in zip(some, answers, strict=True)
         )
+        told(len(some))
 
 
 def join(parts: Iterable[Cells]) -> Cells:

@@ -20,10 +20,16 @@ from ner_service.errors import NerServiceError
 from ner_service.recognizer import Recognizer
 from ner_service.records import unstructure
 from ner_service.types import Document, Entity, RecognizeOptions
-from training.cells import Reliability, annotated, calibration_error, cells_of
+from training.cells import Reliability, Told, annotated, calibration_error, cells_of, nobody
 
 LOWEST_PROBABILITY = 0.01
 """Below it a gold entity's probability counts as 0 in the expected calibration error."""
+
+DOCUMENTS_AT_ONCE = 256
+"""Documents whose answers are awaited together."""
+
+NUM_READINGS = 2
+"""How often a document is read to be reported on: for its answer, and for what has a probability."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,15 +116,21 @@ class Report:
         return {"calibration": unstructure(self.calibration), "label_calibration": unstructure(self.label_calibration)}
 
 
-def evaluate(recognizer: Recognizer, documents: Sequence[Document]) -> Report:
+def evaluate(recognizer: Recognizer, documents: Sequence[Document], told: Told = nobody) -> Report:
     """Recognise every document's text and report on it: on the answers, and on all that has a probability.
 
-    A document that the service refuses has no answer, but its spans have probabilities.
+    A document that the service refuses has no answer, but its spans have probabilities. Each is read `NUM_READINGS`
+    times.
     """
-    report = full_report(documents, predict(recognizer, documents))
+    predictions: list[tuple[Entity, ...] | None] = []
+    for first in range(0, len(documents), DOCUMENTS_AT_ONCE):
+        some = documents[first : first + DOCUMENTS_AT_ONCE]
+        predictions += predict(recognizer, some)
+        told(len(some))
+    report = full_report(documents, predictions)
     # Read anew, not cut from the cells at the model's thresholds: the service refuses a text for the token spans of one
     # window, and these cannot be counted any more once windows and tokens that share a character are merged.
-    cells = cells_of(recognizer, documents, LOWEST_PROBABILITY)
+    cells = cells_of(recognizer, documents, LOWEST_PROBABILITY, told)
     labels = {}
     for index, label in enumerate(recognizer.labels):
         own_N = cells.label_N == index

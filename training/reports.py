@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 
 from rich.box import SIMPLE
 from rich.console import Console
@@ -13,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from training.calibration import MIN_GOLD, Calibrated, Comparison
-from training.cells import Reliability
+from training.cells import Reliability, Told
 from training.data.sources import Corpus
 from training.data.targets import Unrepresentable
 from training.evaluation import Report, Score
@@ -126,6 +127,15 @@ def show_progress(progress: Iterable[RunProgress], num_epochs: int, console: Con
                 console.print(line, highlight=False)
                 num_tokens, since_s = 0, time.monotonic()
             yield report
+
+
+@contextmanager
+def reading_bar(total: int, console: Console) -> Iterator[Told]:
+    """A bar of documents being read, on a terminal; what is yielded is told how many more have been."""
+    columns = (BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=total)
+        yield lambda num_documents: bar.advance(task, num_documents)
 
 
 def _listed(values: Mapping[str, float]) -> str:

@@ -14,7 +14,18 @@ from ner_service.errors import TooManyCandidatesError
 from ner_service.recognizer import Recognizer
 from ner_service.types import Document, Entity, LabelSet, Recognition, RecognizeOptions
 from tests.strategies import documents, flat_documents, flat_entities
-from training.evaluation import REPORTED, Score, compare, evaluate, full_report, has_overlap, predict, seqeval_score
+from training import evaluation
+from training.evaluation import (
+    NUM_READINGS,
+    REPORTED,
+    Score,
+    compare,
+    evaluate,
+    full_report,
+    has_overlap,
+    predict,
+    seqeval_score,
+)
 
 CPU = torch.device("cpu")
 ORG, LOC, PER = "ORG", "LOC", "PER"
@@ -170,6 +181,19 @@ def test_probabilities_are_measured_beside_answers() -> None:
     }
     assert tuple(told) == REPORTED
     assert "calibration" not in compare([FLAT], FOUND[1:]).as_dict()
+
+
+def test_who_watches_is_told_of_every_reading(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the answers, awaited a few at a time, stay with their documents."""
+    monkeypatch.setattr(evaluation, "DOCUMENTS_AT_ONCE", 3)
+    told: list[int] = []
+    gold = [FLAT if number % 3 == 1 else Document("nothing") for number in range(7)]
+    report = evaluate(Answers((Entity(0, 2, PER, 0.9),)), gold, told.append)  # type: ignore[arg-type]
+    assert told[:3] == [3, 3, 1]
+    assert sum(told) == NUM_READINGS * len(gold)
+    assert report == evaluate(Answers((Entity(0, 2, PER, 0.9),)), gold)  # type: ignore[arg-type]
+    assert report.num_documents == 7
+    assert report.labels[PER].num_right == 2
 
 
 def test_a_text_that_the_service_refuses_has_probabilities(tiny_bundle: Bundle) -> None:

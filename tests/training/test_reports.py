@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from dataclasses import replace
 
+import pytest
 from rich.console import Console
 
 from ner_service.types import Document, Entity, LabelSet
@@ -15,7 +16,15 @@ from training.data.targets import Unrepresentable
 from training.evaluation import compare
 from training.loop import Progress
 from training.preparation import Started
-from training.reports import calibration_table, data_table, lost_table, score_table, show_progress, start_line
+from training.reports import (
+    calibration_table,
+    data_table,
+    lost_table,
+    reading_bar,
+    score_table,
+    show_progress,
+    start_line,
+)
 from training.state import EpochRecord
 
 DOCUMENT = Document("Bo [bold]sat[/x]", (Entity(0, 2, "[PER]"), Entity(3, 16, "LOC")), id="[id]")
@@ -114,6 +123,18 @@ def test_an_epoch_that_was_not_measured_has_no_dev() -> None:
     file = io.StringIO()
     list(show_progress([replace(reports()[-1], finished=record)], 1, Console(file=file)))
     assert file.getvalue() == "epoch 1: loss 1.2500\n"
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_bar_of_documents_stands_on_a_terminal_alone(terminal: bool) -> None:
+    file = io.StringIO()
+    console = Console(file=file, force_terminal=terminal, width=80, color_system=None)
+    with reading_bar(8, console) as told:
+        told(2)
+        if terminal:
+            console.print("so far")  # makes the bar be drawn again
+    assert (" 25%" in file.getvalue()) == terminal
+    assert bool(file.getvalue()) == terminal
 
 
 def test_where_a_run_starts() -> None:

@@ -21,7 +21,7 @@ from training.cli.options import Device, Json
 from training.data.sources import digest
 from training.data.targets import encode_documents
 from training.evaluation import REPORTED
-from training.reports import calibration_table, lost_table, score_table
+from training.reports import calibration_table, lost_table, reading_bar, score_table
 
 
 def evaluate(
@@ -42,7 +42,8 @@ def evaluate(
         source = Bundle.load(bundle)
         documents = read_all(sources_of(data, format, folder))
         recognizer = Recognizer(source, pick_device(device))
-        report = evaluation.evaluate(recognizer, documents)
+        with reading_bar(evaluation.NUM_READINGS * len(documents), console) as told:
+            report = evaluation.evaluate(recognizer, documents, told)
         if unknown := sorted(report.labels.keys() - set(recognizer.labels)):
             strange, known = (", ".join(map(repr, names)) for names in (unknown, recognizer.labels))
             missed = "the bundle has not: each of their mentions counts as missed"
@@ -79,7 +80,8 @@ def calibrate(
         documents = read_all(sources)
         for name in named_in_run((each for each, _ in sources), source.manifest.run):
             say(f"warning: {name} is named in the bundle's own run: what was learnt or chosen on it looks too good")
-        found = calibration.calibrate(source, documents, pick_device(device))
+        with reading_bar(len(documents), console) as told:
+            found = calibration.calibrate(source, documents, pick_device(device), told)
         figures = {
             "calibration": {
                 "documents": len(documents),
