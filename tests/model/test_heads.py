@@ -66,14 +66,19 @@ def cell_by_cell(num_labels: int, length: int, score: Callable[[int, int, int], 
     return found
 
 
-def global_pointer_formula(head: GlobalPointer, hidden_LD: Tensor) -> Tensor:
+def global_pointer_formula(
+    head: GlobalPointer, hidden_LD: Tensor, *, forwards: bool = True, scaled: bool = True, label_first: bool = True
+) -> Tensor:
+    """The definition; each option turned round is a mistake."""
     size = head.head_size
+    divisor = math.sqrt(size) if scaled else 1.0
     features = hidden_LD @ head.dense.weight.T + head.dense.bias
 
     def score(label: int, start: int, end: int) -> Tensor:
-        query = features[start, 2 * size * label : 2 * size * label + size]
-        key = features[end, 2 * size * label + size : 2 * size * (label + 1)]
-        return query @ turn(end - start, size) @ key / math.sqrt(size)
+        queries = 2 * size * label if label_first else size * label
+        keys = queries + (size if label_first else size * head.num_labels)
+        query, key = features[start, queries : queries + size], features[end, keys : keys + size]
+        return query @ turn(end - start if forwards else start - end, size) @ key / divisor
 
     return cell_by_cell(head.num_labels, len(hidden_LD), score)
 
@@ -126,7 +131,14 @@ def test_gp1_finds_a_tiled_table_under_an_adjacent_rotation(kind: type[Head], mo
 def test_gp2_scores_equal_those_of_dense_rotations() -> None:
     built = head(GlobalPointer)
     assert isinstance(built, GlobalPointer)
-    torch.testing.assert_close(grid(built, hidden()), global_pointer_formula(built, hidden()), rtol=1e-13, atol=1e-13)
+    found = grid(built, hidden())
+    torch.testing.assert_close(found, global_pointer_formula(built, hidden()), rtol=1e-13, atol=1e-13)
+    for mistake in (
+        global_pointer_formula(built, hidden(), forwards=False),
+        global_pointer_formula(built, hidden(), scaled=False),
+        global_pointer_formula(built, hidden(), label_first=False),
+    ):
+        assert (spans(found) - spans(mistake)).abs().max() > 0.1
 
 
 @pytest.mark.parametrize(

@@ -54,18 +54,22 @@ def grids(seed: int, scale: float, density: float, dtype: torch.dtype = torch.fl
 
 
 def test_gp7_golden_loss() -> None:
-    """log(1 + e^-1 + e^0.5) + log(1 + e^-2 + e^3)."""
+    """log(1 + e^-1 + e^0.5) + log(1 + e^-2 + e^3); without the class at 0 it would be another loss."""
     scores = torch.tensor([2.0, -1.0, 0.5, -3.0], dtype=torch.float64).view(1, 1, 2, 2)
     found = sparse_zlpr(scores, torch.tensor([[[0, 3]]]))
     assert found.item() == pytest.approx(4.159115840713875, abs=1e-14)
+    without_zero = scores.flatten()[[1, 2]].logsumexp(0) + (-scores.flatten()[[0, 3]]).logsumexp(0)
+    assert abs(without_zero.item() - 4.159115840713875) > 0.1
 
 
 @pytest.mark.parametrize(("gold", "expected"), [([-1, -1], math.log(1276)), ([51, 7], math.log(1274) + math.log(3))])
 def test_gp8_loss_of_zero_scores(gold: list[int], expected: float) -> None:
-    """50 tokens have 1,275 spans."""
+    """50 tokens have 1,275 spans; over all 2,500 cells the loss would be larger."""
     below = torch.ones(50, 50, dtype=torch.bool).tril(-1)
-    scores = torch.zeros(1, 1, 50, 50, dtype=torch.float64).masked_fill(below, -torch.inf)
-    assert sparse_zlpr(scores, torch.tensor([[gold]])).item() == pytest.approx(expected, abs=1e-12)
+    every = torch.zeros(1, 1, 50, 50, dtype=torch.float64)
+    found = sparse_zlpr(every.masked_fill(below, -torch.inf), torch.tensor([[gold]]))
+    assert found.item() == pytest.approx(expected, abs=1e-12)
+    assert sparse_zlpr(every, torch.tensor([[gold]])).item() > expected + 0.5
 
 
 @given(st.integers(0, 2**32), st.sampled_from((1.0, 10.0, 50.0)), st.sampled_from((0.0, 0.1, 0.5, 1.0)))
@@ -160,7 +164,9 @@ def test_gp12_the_pairwise_form_is_the_same_loss() -> None:
     assert len(positive) > 1
     pairs = (negative[:, None] - positive).exp().sum()
     pairwise = torch.log1p(pairs + negative.exp().sum() + (-positive).exp().sum())
-    assert sparse_zlpr(scores, positives(gold))[0, 0].item() == pytest.approx(pairwise.item(), abs=2e-14)
+    loss = sparse_zlpr(scores, positives(gold))[0, 0].item()
+    assert loss == pytest.approx(pairwise.item(), abs=2e-14)
+    assert abs(loss - torch.log1p(pairs).item()) > 1e-3, "the class at 0 counts"
     # Without the class at 0, one positive leaves softmax cross-entropy.
     single = torch.log1p((negative - positive[0]).exp().sum())
     cross_entropy = torch.cat([positive[:1], negative]).logsumexp(0) - positive[0]
