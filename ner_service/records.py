@@ -101,8 +101,9 @@ def _structure_record(kind: Any, value: object, where: str) -> Any:
     for key in value:
         if key not in fields:
             near = difflib.get_close_matches(str(key), fields, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else f"; known keys: {', '.join(fields)}"
-            raise ConfigError(f"{_join(where, str(key))}: unknown key{hint}")
+            of_kind = f" of kind {value['kind']!r}" if "kind" in fields and "kind" in value else ""
+            hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(fields)}"
+            raise ConfigError(f"{_join(where, str(key))}: unknown key{of_kind}; {hint}")
     hints = get_type_hints(kind)
     arguments = {key: _structure(hints[key], item, _join(where, key)) for key, item in value.items()}
     for name, field in fields.items():

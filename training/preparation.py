@@ -210,7 +210,7 @@ def _start(
         kept = {"encoder", *started.kept}
         weights = {key: value for key, value in bundle.weights.items() if key.split(".")[0] in kept}
         return bundle.tokenizer, bundle.manifest.model.encoder, weights, started
-    if _is_path(name) and not (folder / name).exists():
+    if _is_path(name, folder) and not (folder / name).exists():
         counted, here = (folder / name).absolute(), Path(name).absolute()
         hint = "" if counted == here else f"; a relative path counts from the run's folder, not from here: {here}"
         raise ConfigError(f"model.start_from: found nothing at {counted}, expected a bundle or a checkpoint{hint}")
@@ -238,6 +238,8 @@ def _present(heads: Heads) -> tuple[str, ...]:
     return tuple(head.name for head in fields(Heads) if getattr(heads, head.name) is not None)
 
 
-def _is_path(name: str) -> bool:
-    """Whether a name can be no hub's (`model` or `owner/model`), or names something in the working directory."""
-    return name.startswith((".", "~")) or name.count("/") > 1 or Path(name).is_absolute() or Path(name).exists()
+def _is_path(name: str, folder: Path) -> bool:
+    """Whether a name can be no hub's (`model` or `owner/model`), or begins with a folder, or is something, at hand."""
+    if name.startswith((".", "~")) or name.count("/") > 1 or Path(name).is_absolute() or Path(name).exists():
+        return True
+    return "/" in name and any((root / name).parent.is_dir() for root in (folder, Path()))

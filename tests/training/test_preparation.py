@@ -99,7 +99,7 @@ def test_a_run_takes_a_tokenizer_from_a_file(fresh: Setup, run_folder: Path, tmp
 def test_the_encoder_must_have_a_kind(run_folder: Path) -> None:
     with pytest.raises(ConfigError, match=r"expected 'roformer' or 'roformer_v2' or .* or 'huggingface'"):
         small_setup(run_folder, "model.encoder.kind=lstm")
-    with pytest.raises(ConfigError, match=r"model\.encoder\.hiden_size: unknown key; did you mean 'hidden_size'"):
+    with pytest.raises(ConfigError, match=r"model\.encoder\.hiden_size: unknown key of kind 'roformer'; did you mean 'hidden_size'"):
         small_setup(run_folder, "model.encoder.hiden_size=3")
 
 
@@ -237,7 +237,7 @@ def test_from_nothing_at_hand(fresh: Setup, run_folder: Path, tmp_path: Path) ->
         start_from(fresh, run_folder, tmp_path)
 
 
-@pytest.mark.parametrize("name", ["runs/mine/bundle", "./bundle", "../bundle", "here"])
+@pytest.mark.parametrize("name", ["runs/mine/bundle", "./bundle", "../bundle", "here", "here/bundel"])
 def test_a_path_where_nothing_is_is_refused_with_both_places(
     fresh: Setup, run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:

@@ -180,4 +180,4 @@ def test_it_learns_from_a_teacher_that_attends(kind: str, raw: Path) -> None:
 def test_what_another_kind_has_is_unknown_to_it(sample: Path) -> None:
     settings = set_options('model.encoder.kind="gmlp"')
     said = refusal("train", sample / "run.toml", "-o", sample / "refused", *settings)
-    assert "model.encoder.num_heads: unknown key" in said
+    assert "model.encoder.num_heads: unknown key of kind 'gmlp'; " in said
