@@ -99,7 +99,8 @@ def test_a_run_takes_a_tokenizer_from_a_file(fresh: Setup, run_folder: Path, tmp
 def test_the_encoder_must_have_a_kind(run_folder: Path) -> None:
     with pytest.raises(ConfigError, match=r"expected 'roformer' or 'roformer_v2' or .* or 'huggingface'"):
         small_setup(run_folder, "model.encoder.kind=lstm")
-    with pytest.raises(ConfigError, match=r"model\.encoder\.hiden_size: unknown key of kind 'roformer'; did you mean 'hidden_size'"):
+    kind = "unknown key of kind 'roformer'"
+    with pytest.raises(ConfigError, match=rf"model\.encoder\.hiden_size: {kind}; did you mean 'hidden_size'"):
         small_setup(run_folder, "model.encoder.hiden_size=3")
 
 
