@@ -13,11 +13,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
 from ner_service.errors import InferenceError, NerServiceError, TextTooLongError
-from ner_service.serving.batcher import DeadlineError, Outcome
+from ner_service.serving.batcher import DeadlineError, Outcome, QueueFullError
 from ner_service.serving.contents import Content, ordered_page, page_of_image
 from ner_service.serving.images import ImageAnswer, ImageReader, ImagesOffError
 from ner_service.serving.items import ImageItem, Item, PageItem, TextItem
@@ -34,6 +35,12 @@ if TYPE_CHECKING:
 A = TypeVar("A")
 
 _IMAGES_OFF = "found an image, expected a text or a page with words and boxes: this service reads no images (NER_OCR)"
+
+CHARACTERS_A_TOKEN = 8
+"""More than tokens of real text have: inputs that fit the model's queue are never too long for the line before it."""
+
+RETRY_AFTER_S = 1.0
+"""What is told to wait where the line is full; encoding is quick."""
 
 _ReadImages = Iterator[Page | NerServiceError]
 _NO_IMAGES: Outcome[ImageAnswer] = Outcome(answers=[], queue_s=0.0, inference_s=0.0)
@@ -107,6 +114,8 @@ class Reader:
         self._settings = settings
         self._images = images
         self._threads = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="text")
+        self._most_characters = CHARACTERS_A_TOKEN * settings.queue_tokens
+        self._characters_in_line = 0
 
     async def find(
         self, model: ServedModel, items: Sequence[Item], cutoffs: tuple[float, ...], *, one_window: bool
@@ -178,6 +187,7 @@ class Reader:
         An item that was begun is finished: the rest is left when the client or the time goes.
 
         Raises:
+            QueueFullError: too much is being encoded, or waits for that, already.
             DeadlineError: not all were begun within `wait_s`.
         """
         loop = asyncio.get_running_loop()
@@ -191,13 +201,26 @@ class Reader:
             return encoded, waited_s
 
         try:
-            encoded, waited_s = await loop.run_in_executor(self._threads, encode)
+            with self._in_line(sum(map(_num_characters, items))):
+                encoded, waited_s = await loop.run_in_executor(self._threads, encode)
         finally:
             timer.cancel()
             given_up.set()
         if len(encoded) < len(items):
             raise DeadlineError(f"at the deadline {len(encoded)} of {len(items)} inputs were ready for the model")
         return encoded, waited_s
+
+    @contextmanager
+    def _in_line(self, num_characters: int) -> Iterator[None]:
+        """Bounds what the threads are given, as the batcher bounds what the model is; what comes alone always fits."""
+        before = self._characters_in_line
+        if before and before + num_characters > self._most_characters:
+            raise QueueFullError(num_characters, before, self._most_characters, RETRY_AFTER_S, "characters")
+        self._characters_in_line += num_characters
+        try:
+            yield
+        finally:
+            self._characters_in_line -= num_characters
 
     def _encode_item(self, model: ServedModel, item: Item, images: _ReadImages, one_window: bool) -> _Encoded:
         content: Content | NerServiceError
@@ -236,6 +259,17 @@ class Reader:
             limit = model.manifest.window.max_tokens
             raise TextTooLongError(f"found a need of {len(windows)} windows, expected one of at most {limit} tokens")
         return windows
+
+
+def _num_characters(item: Item) -> int:
+    """Of what is to be encoded; the words of a page have not been looked at yet, and those of an image are few."""
+    match item:
+        case TextItem():
+            return len(item.text)
+        case PageItem(words=list() as words):
+            return sum(len(word) for word in words if isinstance(word, str))
+        case _:
+            return 0
 
 
 def _read_item(encoded: _Encoded, stream: Iterator[A | InferenceError]) -> ReadItem[A] | NerServiceError:

@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
-from ner_service.serving.batcher import DeadlineError, Outcome
-from ner_service.serving.items import TextItem
+from ner_service.serving import reading
+from ner_service.serving.batcher import DeadlineError, Outcome, QueueFullError
+from ner_service.serving.items import PageItem, TextItem
 from ner_service.serving.json_text import parse_json
 from ner_service.serving.reading import Reader
 from ner_service.serving.settings import Settings
@@ -29,12 +30,15 @@ DEADLINE_S = 0.05
 class Held:
     """A reader whose threads stop at every text until `go` is set; `encoded` are the texts they came to."""
 
-    def __init__(self, service: Service, monkeypatch: pytest.MonkeyPatch, deadline_s: float) -> None:
+    def __init__(
+        self, service: Service, monkeypatch: pytest.MonkeyPatch, deadline_s: float, queue_tokens: int = 1000
+    ) -> None:
         self.encoded: list[str | Page] = []
         self.entered = asyncio.Event()
         self.go = threading.Event()
         self.loop = asyncio.get_running_loop()
-        self.reader = Reader(Settings(model=Path("unused"), deadline_s=deadline_s), None)
+        settings = Settings(model=Path("unused"), deadline_s=deadline_s, queue_tokens=queue_tokens)
+        self.reader = Reader(settings, None)
         encode = FakeRecognizer.encode
 
         def held(recognizer: FakeRecognizer, content: str | Page) -> list[Window]:
@@ -102,6 +106,34 @@ def test_the_wait_for_a_thread_is_part_of_the_deadline(service: Service, monkeyp
     asyncio.run(ask())
     [wait_s] = waits
     assert 480 < wait_s <= 599.9
+
+
+@pytest.mark.parametrize(("more", "fits"), [(TextItem(text="1234567"), False), (TextItem(text="123456"), True)])
+def test_what_waits_for_a_thread_is_bounded(
+    service: Service, monkeypatch: pytest.MonkeyPatch, more: TextItem, fits: bool
+) -> None:
+    """Beside the 10 that are in line no more than 9 fit; what comes alone always does."""
+    monkeypatch.setattr(reading, "CHARACTERS_A_TOKEN", 1)
+
+    async def ask() -> None:
+        held = Held(service, monkeypatch, 600.0, queue_tokens=19)
+        await held.entered.wait()
+        page = PageItem(words=["Ada", 7], boxes=[], page=[1, 1])
+        late = asyncio.ensure_future(held.reader.find(service.model, [more, page], (0.0,) * 3, one_window=False))
+        await asyncio.sleep(0)
+        held.go.set()
+        if fits:
+            await late
+        else:
+            said = "10 characters do not fit beside 10 waiting ones, the limit is 19"
+            with pytest.raises(QueueFullError, match=said):
+                await late
+        await held.task
+        long = TextItem(text="x" * 40)
+        assert len((await held.reader.find(service.model, [long], (0.0,) * 3, one_window=False)).found) == 1
+        held.finish()
+
+    asyncio.run(ask())
 
 
 def test_whoever_waits_has_every_input_encoded(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
