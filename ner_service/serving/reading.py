@@ -40,7 +40,7 @@ CHARACTERS_A_TOKEN = 8
 """More than tokens of real text have: inputs that fit the model's queue are never too long for the line before it."""
 
 RETRY_AFTER_S = 1.0
-"""What is told to wait where the line is full; encoding is quick."""
+"""Seconds that whoever finds the line full is told to wait; encoding is quick."""
 
 _ReadImages = Iterator[Page | NerServiceError]
 _NO_IMAGES: Outcome[ImageAnswer] = Outcome(answers=[], queue_s=0.0, inference_s=0.0)
